@@ -1,0 +1,140 @@
+"""The cursor of ``Connection``: each of its calls is counted on its connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from shardlite.connection.calls import ONE
+from shardlite.driver import sqlite3
+
+if TYPE_CHECKING:
+    from shardlite.connection.connection import Connection
+
+Parameters = Any
+
+_execute = sqlite3.Cursor.execute
+_executemany = sqlite3.Cursor.executemany
+_executescript = sqlite3.Cursor.executescript
+_fetchone = sqlite3.Cursor.fetchone
+_fetchmany = sqlite3.Cursor.fetchmany
+_fetchall = sqlite3.Cursor.fetchall
+_next = sqlite3.Cursor.__next__
+_close_cursor = sqlite3.Cursor.close
+
+
+class Cursor(sqlite3.Cursor):
+    """A cursor that counts its calls on its connection; otherwise ``sqlite3.Cursor``."""
+
+    connection: Connection
+
+    def execute(self, sql: str, parameters: Parameters = (), /) -> Cursor:
+        conn = self.connection
+        calls = conn.calls
+        calls += ONE
+        try:
+            if conn.doomed:
+                conn.refuse()
+            if sql not in conn.plain_texts:
+                conn.look_at(sql)
+            _execute(self, sql, parameters)
+            if conn.total_changes != conn.changes_noted and not conn.in_transaction:
+                conn.note_commit()
+            return self
+        except sqlite3.DatabaseError as error:
+            conn.note_error(error)
+            raise
+        finally:
+            del calls[-1]
+
+    def executemany(self, sql: str, parameters: Iterable[Parameters], /) -> Cursor:
+        conn = self.connection
+        calls = conn.calls
+        calls += ONE
+        try:
+            if conn.doomed:
+                conn.refuse()
+            _executemany(self, sql, parameters)
+            if not conn.in_transaction:
+                conn.note_commit()
+            return self
+        except sqlite3.DatabaseError as error:
+            conn.note_error(error)
+            raise
+        finally:
+            del calls[-1]
+
+    def executescript(self, sql_script: str, /) -> Cursor:
+        conn = self.connection
+        calls = conn.calls
+        calls += ONE
+        try:
+            if conn.doomed:
+                conn.refuse()
+            conn.look_at(sql_script)
+            _executescript(self, sql_script)
+            if not conn.in_transaction:
+                conn.note_commit()
+            return self
+        except sqlite3.DatabaseError as error:
+            conn.note_error(error)
+            raise
+        finally:
+            del calls[-1]
+
+    def fetchone(self) -> Any:
+        conn = self.connection
+        calls = conn.calls
+        calls += ONE
+        try:
+            if conn.doomed:
+                conn.refuse()
+            return _fetchone(self)
+        finally:
+            del calls[-1]
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        conn = self.connection
+        calls = conn.calls
+        calls += ONE
+        try:
+            if conn.doomed:
+                conn.refuse()
+            return _fetchmany(self, self.arraysize if size is None else size)
+        finally:
+            del calls[-1]
+
+    def fetchall(self) -> list[Any]:
+        conn = self.connection
+        calls = conn.calls
+        calls += ONE
+        try:
+            if conn.doomed:
+                conn.refuse()
+            return _fetchall(self)
+        finally:
+            del calls[-1]
+
+    def __next__(self) -> Any:
+        conn = self.connection
+        calls = conn.calls
+        calls += ONE
+        try:
+            if conn.doomed:
+                conn.refuse()
+            return _next(self)
+        finally:
+            del calls[-1]
+
+    def close(self) -> None:
+        conn = self.connection
+        calls = conn.calls
+        calls += ONE
+        try:
+            if not conn.doomed:  # ending the connection closes its cursors too
+                _close_cursor(self)
+        finally:
+            del calls[-1]
+
+
+__all__ = ["Cursor", "Parameters"]

@@ -1,0 +1,1 @@
+"""Running statements: the open database, reads and writes over shards, schema changes, results."""

@@ -1,0 +1,53 @@
+"""The database object that everything above stands on: the core, and what reads, writes and changes it."""
+
+from __future__ import annotations
+
+import os
+import weakref
+
+from shardlite.config import ShardliteConfig
+from shardlite.execute.bulk import BulkInserter
+from shardlite.execute.change import Changer
+from shardlite.execute.core import DatabaseCore
+from shardlite.execute.ddl import SchemaChanger
+from shardlite.execute.insert import Inserter
+from shardlite.execute.read import Reader
+
+
+class Database(DatabaseCore):
+    """One logical database, open. Thread-safe; ``close()`` releases every file."""
+
+    def __init__(self, config: ShardliteConfig, *, encoding: str = "UTF-8") -> None:
+        super().__init__(config, encoding=encoding)
+        self.schema = SchemaChanger(self)
+        self.reader = Reader(self)
+        self.inserter = Inserter(self, self.schema.keep_explicit_keys)
+        self.bulk = BulkInserter(self)
+        self.changer = Changer(self, self.reader, self.inserter)
+        _databases.add(self)
+        try:
+            self.recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def recover(self) -> None:
+        """End what a process that died has begun."""
+        self.schema.recover()
+
+    def reset_after_fork(self) -> None:
+        """Begin anew, in a forked child, what a thread that is not there may have been in the middle of."""
+        super().reset_after_fork()
+        self.schema.reset_after_fork()
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for database in list(_databases):
+        database.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

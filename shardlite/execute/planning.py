@@ -1,0 +1,336 @@
+"""The planning connection: the logical schema in memory, without rows, that tells what a statement means.
+
+Every text is prepared here before anything runs. Errors are SQLite's own words; the authorizer names the tables,
+columns and functions used, behind views and triggers too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from shardlite.driver import sqlite3
+from shardlite.errors import NotSupportedError, ProgrammingError, reraise
+from shardlite.names import fold, is_reserved
+from shardlite.sql.facts import Access, Prepared, StatementKind
+from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, words
+
+_DELETE, _INSERT, _READ, _UPDATE, _FUNCTION = 9, 18, 20, 23, 31
+_OWN_TABLES = words(
+    """
+    sqlite_master sqlite_schema sqlite_temp_master sqlite_temp_schema sqlite_sequence sqlite_stat1
+    sqlite_stat4
+    """
+)
+_KINDS = {
+    "SELECT": StatementKind.SELECT,
+    "VALUES": StatementKind.SELECT,
+    "INSERT": StatementKind.INSERT,
+    "REPLACE": StatementKind.INSERT,
+    "UPDATE": StatementKind.UPDATE,
+    "DELETE": StatementKind.DELETE,
+    **dict.fromkeys(("CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE"), StatementKind.DDL),
+    **dict.fromkeys(("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"), StatementKind.TRANSACTION),
+    "PRAGMA": StatementKind.PRAGMA,
+    "ATTACH": StatementKind.ATTACH,
+    "DETACH": StatementKind.DETACH,
+    "VACUUM": StatementKind.VACUUM,
+    "EXPLAIN": StatementKind.EXPLAIN,
+}
+_PREPARED_HERE = frozenset((StatementKind.SELECT, StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE))
+_READ_ONLY = frozenset((StatementKind.EMPTY, StatementKind.EXPLAIN, StatementKind.PRAGMA))
+_ONE_AT_A_TIME = "You can only execute one statement at a time."
+_COLUMN_STEPS = 20_000
+"""Virtual-machine steps that finding the column names may take: a recursive CTE over no rows can run for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaObject:
+    """One object of the logical schema: ``type`` is table, index, view or trigger."""
+
+    type: str
+    name: str
+    tbl_name: str
+    sql: str
+
+
+@dataclass
+class _Log:
+    """What the authorizer saw while one statement was prepared."""
+
+    reads: set[Access] = field(default_factory=set)
+    inserts: set[Access] = field(default_factory=set)
+    updates: set[Access] = field(default_factory=set)
+    deletes: set[Access] = field(default_factory=set)
+    functions: set[str] = field(default_factory=set)
+    own_behind: bool = False
+
+    def note(self, action: int, first: str | None, second: str | None, _db: str | None, via: str | None) -> int:
+        if action in (_READ, _INSERT, _UPDATE, _DELETE):
+            self._note_table(action, fold(first or ""), fold(second or ""), fold(via or ""))
+        elif action == _FUNCTION:
+            self.functions.add(fold(second or ""))
+        return 0
+
+    def _note_table(self, action: int, table: str, column: str, via: str) -> None:
+        if table in _OWN_TABLES:
+            # Opening a table-valued function reads the schema too: the text itself tells a mention from that.
+            self.own_behind = self.own_behind or bool(via)
+            return
+        target = {_READ: self.reads, _INSERT: self.inserts, _UPDATE: self.updates, _DELETE: self.deletes}[action]
+        target.add(Access(table, column if action in (_READ, _UPDATE) else "", via))
+
+
+def kind_of(text: Text) -> StatementKind:
+    """Tell a statement's kind from its words."""
+    if not text.tokens:
+        return StatementKind.EMPTY
+    head = text.head
+    if head == "WITH":
+        head = _head_after_with(text.tokens)
+    # An unknown first word is a syntax error: prepared as a query, SQLite words it.
+    return _KINDS.get(head, StatementKind.SELECT)
+
+
+def _head_after_with(tokens: Sequence[Token]) -> str:
+    depth = 0
+    for token in tokens[1:]:
+        depth += (token.key == "(") - (token.key == ")")
+        if depth == 0 and token.key in ("SELECT", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE"):
+            return token.key
+    return "SELECT"
+
+
+class PlanningConnection:
+    """Prepare statements against the logical schema. Safe to use from many threads; one statement at a time."""
+
+    def __init__(self, schema_sql: Sequence[str] = (), encoding: str = "UTF-8") -> None:
+        self._lock = threading.RLock()
+        self._encoding = encoding
+        self._registrations: list[Callable[[sqlite3.Connection], object]] = []
+        self._log = _Log()
+        self._connection = self._open(schema_sql)
+
+    def _open(self, schema_sql: Sequence[str]) -> sqlite3.Connection:
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute(f'PRAGMA encoding = "{self._encoding}"')
+            for register in self._registrations:
+                register(connection)
+            for sql in schema_sql:
+                connection.execute(sql)
+            connection.execute("PRAGMA foreign_keys = ON")
+        except sqlite3.Error as error:
+            connection.close()
+            reraise(error, "the logical schema")
+        return connection
+
+    def rebuild(self, schema_sql: Sequence[str]) -> None:
+        """Replace the schema, in the order given (tables before what needs them). Registered functions stay."""
+        with self._lock:
+            fresh = self._open(schema_sql)
+            self._connection.close()
+            self._connection = fresh
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        with self._lock:
+            self._connection.close()
+
+    def register(self, call: Callable[[sqlite3.Connection], object]) -> None:
+        """Run ``call(connection)`` now and after every rebuild."""
+        with self._lock:
+            call(self._connection)
+            self._registrations.append(call)
+
+    def create_function(
+        self, name: str, narg: int, func: Callable[..., Any] | None, *, deterministic: bool = False
+    ) -> None:
+        """Register a function as ``sqlite3.Connection.create_function`` does."""
+        self.register(lambda c: c.create_function(name, narg, func, deterministic=deterministic))
+
+    def create_aggregate(self, name: str, n_arg: int, aggregate_class: Any) -> None:
+        """Register an aggregate as ``sqlite3.Connection.create_aggregate`` does."""
+        self.register(lambda c: c.create_aggregate(name, n_arg, aggregate_class))
+
+    def create_window_function(self, name: str, num_params: int, aggregate_class: Any) -> None:
+        """Register a window function as ``sqlite3.Connection.create_window_function`` does."""
+        self.register(lambda c: c.create_window_function(name, num_params, aggregate_class))
+
+    def create_collation(self, name: str, call: Callable[[str, str], int] | None) -> None:
+        """Register a collation as ``sqlite3.Connection.create_collation`` does."""
+        self.register(lambda c: c.create_collation(name, call))
+
+    def prepare(self, sql: str) -> Prepared:
+        """Say what a statement means, without running it.
+
+        Raises SQLite's own errors as shardlite's classes: bad syntax, unknown tables and columns, several statements.
+        Schema changes, transaction control, ATTACH and VACUUM are only named, not prepared.
+        """
+        if "\0" in sql:
+            raise ProgrammingError("the query contains a null character")
+        text = tokenize(sql)
+        kind = kind_of(text)
+        if any(token.key == ";" for token in text.tokens) and (
+            kind is not StatementKind.DDL or len(split_statements(sql)) > 1
+        ):
+            raise ProgrammingError(_ONE_AT_A_TIME)
+        if kind not in _PREPARED_HERE:
+            # A PRAGMA isn't prepared either: some, such as foreign_keys, take effect while SQLite prepares them.
+            pragma = _pragma_of(text) if kind is StatementKind.PRAGMA else None
+            return Prepared(sql, kind, readonly=kind in _READ_ONLY, pragma=pragma)
+        log, opcodes = self._explain(sql, text)
+        own = log.own_behind or any(_names_own_table(token) for token in text.tokens)
+        return Prepared(
+            sql,
+            kind,
+            readonly=not (log.inserts or log.updates or log.deletes),
+            reads=frozenset(log.reads),
+            inserts=frozenset(log.inserts),
+            updates=frozenset(log.updates),
+            deletes=frozenset(log.deletes),
+            functions=frozenset(log.functions),
+            aggregates=any(code.startswith("Agg") for code in opcodes),
+            schema_read=own,
+        )
+
+    def _explain(self, sql: str, text: Text) -> tuple[_Log, frozenset[str]]:
+        with self._lock:
+            self._log = log = _Log()
+            self._connection.set_authorizer(log.note)
+            try:
+                rows = self._connection.execute("EXPLAIN " + sql, _nothing(text)).fetchall()
+            except (sqlite3.Error, sqlite3.Warning) as error:
+                _raise(error)
+            finally:
+                self._connection.set_authorizer(None)
+        return log, frozenset(row[1] for row in rows)
+
+    def columns(self, sql: str) -> tuple[str, ...]:
+        """Return the names of a query's result columns; empty where they can't be told without running it.
+
+        Runs the query over no rows, for a bounded number of steps, so registered functions may be called.
+        """
+        text = tokenize(sql)
+        with self._lock:
+            self._connection.set_progress_handler(lambda: 1, _COLUMN_STEPS)
+            try:
+                cursor = self._connection.execute(sql, _nothing(text))
+                names = tuple(column[0] for column in cursor.description or ())
+                cursor.close()
+            except (sqlite3.Error, sqlite3.Warning):
+                return ()
+            finally:
+                self._connection.set_progress_handler(None, 0)
+        return names
+
+    def objects(self) -> list[SchemaObject]:
+        """List the schema's objects in the order of their creation; SQLite's own and automatic indexes are left out."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL "
+                "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid"
+            ).fetchall()
+        return [SchemaObject(*row) for row in rows]
+
+    def apply(self, sql: str | Sequence[str], *, keep: bool = False) -> tuple[list[SchemaObject], list[SchemaObject]]:
+        """Run schema changes in a savepoint and return the schema's objects before and after.
+
+        One text may hold several statements. The changes are undone unless ``keep``; on an error always. Raises
+        SQLite's own errors, and NotSupportedError for what is no schema change.
+        """
+        texts = [sql] if isinstance(sql, str) else list(sql)
+        statements = [statement for text in texts for statement in split_statements(text)]
+        for statement in statements:
+            check_ddl(statement)
+        with self._lock:
+            before = self.objects()
+            self._connection.execute("PRAGMA foreign_keys = OFF")
+            self._connection.execute("SAVEPOINT apply_schema")
+            done = False
+            try:
+                for statement in statements:
+                    self._connection.execute(statement)
+                after = self.objects()
+                done = keep
+            except (sqlite3.Error, sqlite3.Warning) as error:
+                _raise(error)
+            finally:
+                if not done:
+                    self._connection.execute("ROLLBACK TO apply_schema")
+                self._connection.execute("RELEASE apply_schema")
+                self._connection.execute("PRAGMA foreign_keys = ON")
+        return before, after
+
+
+def split_statements(sql: str) -> list[str]:
+    """Split a text into statements, without their semicolons. A trigger's body stays whole.
+
+    Raises ProgrammingError ("incomplete input") where the last one doesn't end.
+    """
+    if not isinstance(sql, str):
+        raise ProgrammingError(f"sql must be a str, not {type(sql).__name__}")
+    if "\0" in sql:
+        raise ProgrammingError(f"the SQL contains a null character: {sql[:60]!r}")
+    statements: list[str] = []
+    start = 0
+    tokens = _raw_tokens(sql)
+    for token in tokens:
+        if token.key == ";" and token.start >= start and sqlite3.complete_statement(sql[start : token.end]):
+            statement = sql[start : token.start].strip().lstrip("; \t\r\n")
+            if tokenize(statement).tokens:
+                statements.append(statement)
+            start = token.end
+    rest = sql[start:].strip().lstrip("; \t\r\n")
+    if tokenize(rest).tokens:
+        if not sqlite3.complete_statement(rest + "\n;"):
+            raise ProgrammingError(f"incomplete input: {rest[:60]!r}")
+        statements.append(rest)
+    return statements
+
+
+def _raw_tokens(sql: str) -> tuple[Token, ...]:
+    return tokenize(sql + "\n;;x").tokens[:-1]
+
+
+def check_ddl(statement: str) -> None:
+    """Refuse what is no schema change of the logical database, and names that are shardlite's own."""
+    text = tokenize(statement)
+    head, second = text.head, text.tokens[1].key if len(text.tokens) > 1 else ""
+    if kind_of(text) is not StatementKind.DDL:
+        raise NotSupportedError(f"{head or 'this'} is no schema change: apply_schema takes CREATE, ALTER and DROP")
+    if head == "CREATE" and second in ("TEMP", "TEMPORARY"):
+        raise NotSupportedError("temp tables, views and triggers live in one connection: create an ordinary one")
+    for token in text.tokens:
+        name = token.name if token.kind in (TokenKind.WORD, TokenKind.QUOTED) else None
+        if name is not None and is_reserved(name):
+            raise ProgrammingError(f"{token.text}: names that begin with _shardlite_ are reserved")
+
+
+def _pragma_of(text: Text) -> tuple[str, str]:
+    """Return a PRAGMA's folded name and its argument as written, without quotes or parentheses."""
+    tokens = text.tokens[1:]
+    if len(tokens) > 2 and tokens[1].key == ".":
+        tokens = tokens[2:]
+    name = (tokens[0].name if tokens else None) or "?"
+    argument = [token for token in tokens[1:] if token.key not in ("=", "(", ")")]
+    return name, " ".join(token.name or token.text for token in argument)
+
+
+def _names_own_table(token: Token) -> bool:
+    return token.kind is not TokenKind.STRING and token.name in _OWN_TABLES
+
+
+def _nothing(text: Text) -> Any:
+    """Return parameters that are all NULL, for a statement that is only looked at."""
+    if text.names and text.nameless:
+        raise NotSupportedError("a statement that mixes ? and named parameters: use one of the two")
+    return {name: None for name, _ in text.names} if text.names else (None,) * text.parameter_count
+
+
+def _raise(error: Exception) -> NoReturn:
+    if isinstance(error, sqlite3.Error):
+        reraise(error)
+    raise ProgrammingError(str(error)) from error

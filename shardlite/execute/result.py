@@ -1,0 +1,183 @@
+"""What a statement gives: rows that are read as they are needed, with names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from shardlite.errors import InterfaceError, ProgrammingError
+from shardlite.names import fold
+
+
+class Row(tuple[Any, ...]):
+    """A row: a tuple whose values can also be had by name (``row["name"]``, case ignored), as ``sqlite3.Row``."""
+
+    __slots__ = ()
+    _names: tuple[str, ...] = ()
+    _index: dict[str, int] = {}  # noqa: RUF012 - one per result, in the subclass that row_class makes
+
+    def keys(self) -> list[str]:
+        """Return the column names."""
+        return list(self._names)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            try:
+                return tuple.__getitem__(self, self._index[fold(key)])
+            except KeyError:
+                raise IndexError(f"no column {key!r} in this row: it has {', '.join(self._names)}") from None
+        return tuple.__getitem__(self, key)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._names, tuple(self))
+
+    def dict(self) -> dict[str, Any]:
+        """Return the row as a dict."""
+        return dict(zip(self._names, self, strict=True))
+
+    def __repr__(self) -> str:
+        return f"Row({', '.join(f'{n}={v!r}' for n, v in zip(self._names, self, strict=True))})"
+
+
+def _rebuild(names: Sequence[str], values: tuple[Any, ...]) -> Row:
+    """Make a row anew, in another process."""
+    return row_class(names)(values)
+
+
+def row_class(names: Sequence[str]) -> type[Row]:
+    """Make the class of rows with these columns. Of columns with the same name the first is found by it."""
+    index: dict[str, int] = {}
+    for position, name in enumerate(names):
+        index.setdefault(fold(name), position)
+    return type("Row", (Row,), {"__slots__": (), "_names": tuple(names), "_index": index})
+
+
+class Result:
+    """The outcome of one statement: an iterator over its rows, and counts.
+
+    A small answer is in memory already; a large one is read from the shards as it is iterated and holds a connection
+    of each until it ends. ``close()``, the end of a ``with`` block or the last row gives them back. Belongs to one
+    thread at a time.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str] = (),
+        rows: Iterator[tuple[Any, ...]] | None = None,
+        *,
+        rowcount: int = -1,
+        lastrowid: Any = None,
+        close: Callable[[], None] | None = None,
+        abandon: Callable[[], None] | None = None,
+    ) -> None:
+        self.columns: tuple[str, ...] = tuple(columns)
+        """The names of the columns; empty for a statement without rows."""
+        self.rowcount = rowcount
+        """Rows changed by a writing statement, -1 for a query."""
+        self.lastrowid = lastrowid
+        """The rowid of the last inserted row; None where none was, or where ON CONFLICT may have updated instead."""
+        make = row_class(self.columns)
+        self._rows: Iterator[Row] = map(make, rows if rows is not None else iter(()))
+        self._close = close
+        self._abandon = abandon
+        self._closed = False
+
+    @property
+    def description(self) -> list[tuple[str, None, None, None, None, None, None]] | None:
+        """The columns as PEP 249 wants them; None for a statement without rows."""
+        return [(name, None, None, None, None, None, None) for name in self.columns] or None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Row:
+        if self._closed:
+            raise InterfaceError("this Result is closed: execute the statement again")
+        try:
+            return next(self._rows)
+        except StopIteration:
+            self._give_back()
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def fetchone(self) -> Row | None:
+        """Return the next row, or None."""
+        return next(self, None)
+
+    def fetchmany(self, size: int = 1) -> list[Row]:
+        """Return up to ``size`` further rows."""
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise ProgrammingError(f"size must be an int of 0 or more, not {size!r}")
+        rows: list[Row] = []
+        while len(rows) < size and (row := self.fetchone()) is not None:
+            rows.append(row)
+        return rows
+
+    def fetchall(self) -> list[Row]:
+        """Return all rows that are left."""
+        return list(self)
+
+    def dicts(self) -> list[dict[str, Any]]:
+        """Return all rows that are left as dicts."""
+        return [row.dict() for row in self]
+
+    def scalar(self) -> Any:
+        """Return the first column of the first row, None when there is no row; the rest is not read."""
+        row = self.fetchone()
+        self.close()
+        return None if row is None else row[0]
+
+    def to_pandas(self) -> Any:
+        """Return the rows that are left as a pandas DataFrame (needs the extra ``pandas``)."""
+        pandas = _optional("pandas")
+        return pandas.DataFrame.from_records(list(map(tuple, self)), columns=list(self.columns))
+
+    def to_polars(self) -> Any:
+        """Return the rows that are left as a polars DataFrame (needs the extra ``polars``)."""
+        polars = _optional("polars")
+        return polars.DataFrame(
+            list(map(tuple, self)), schema=list(self.columns), orient="row", infer_schema_length=None
+        )
+
+    def to_arrow(self) -> Any:
+        """Return the rows that are left as a pyarrow Table (needs the extra ``arrow``)."""
+        arrow = _optional("pyarrow", "arrow")
+        rows = list(map(tuple, self))
+        values = list(zip(*rows, strict=True)) if rows else [()] * len(self.columns)
+        return arrow.table([arrow.array(column) for column in values], names=list(self.columns))
+
+    def close(self) -> None:
+        """Give back what the result holds. Idempotent."""
+        self._closed = True
+        self._give_back()
+
+    def _give_back(self) -> None:
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        close = getattr(self, "_close", None)
+        if close is not None:
+            self._close = None
+            (self._abandon or close)()
+
+
+def _optional(module: str, extra: str | None = None) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ProgrammingError(f"this needs {module}: pip install 'shardlite[{extra or module}]'") from error

@@ -1,0 +1,1 @@
+"""Frameworks: one module each, imported only by those who use it."""

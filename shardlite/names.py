@@ -1,0 +1,28 @@
+"""Identifiers: quoting, comparing, and the prefix that is ours."""
+
+from __future__ import annotations
+
+from shardlite.errors import ProgrammingError
+
+RESERVED_PREFIX = "_shardlite_"
+
+_UPPER_TO_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
+
+
+def fold(name: str) -> str:
+    """Fold a name's case as SQLite does: ASCII letters only."""
+    return name.translate(_UPPER_TO_LOWER)
+
+
+def quote(name: str) -> str:
+    """Quote an identifier for SQL text. Raises ProgrammingError for one that SQLite can't hold (a NUL, empty)."""
+    if not isinstance(name, str):
+        raise ProgrammingError(f"an identifier must be a str, not {type(name).__name__}: {name!r}")
+    if not name or "\0" in name:
+        raise ProgrammingError(f"not a usable identifier: {name!r}")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def is_reserved(name: str) -> bool:
+    """Tell whether a name is shardlite's own (hidden from listings, refused in user DDL)."""
+    return fold(name).startswith(RESERVED_PREFIX)

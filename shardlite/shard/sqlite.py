@@ -1,0 +1,125 @@
+"""A shard that is a SQLite file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+from shardlite.connection import ConnectionPool
+from shardlite.connection.busy import begin_immediate, is_busy, retry_busy
+from shardlite.connection.connection import Connection
+from shardlite.driver import sqlite3
+from shardlite.errors import DataError, Error, ShardUnavailableError, counterpart
+from shardlite.shard.protocol import Parameters
+
+T = TypeVar("T")
+_SHOWN_SQL = 200
+
+
+_UNBINDABLE = (OverflowError, UnicodeEncodeError)
+
+
+def shorten(sql: str) -> str:
+    """Return SQL text short enough for a message."""
+    return sql if len(sql) <= _SHOWN_SQL else sql[: _SHOWN_SQL - 3] + "..."
+
+
+class SqliteShard:
+    """One shard file behind its pool. Thread-safe."""
+
+    __slots__ = ("_all", "_gate", "_row", "_write", "id", "name", "pool", "timeout_s")
+
+    def __init__(self, shard_id: int, pool: ConnectionPool, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.id = shard_id
+        self.pool = pool
+        self.name = pool.path
+        self._gate = pool.gate
+        self._row = pool.express_row
+        self._all = pool.express_all
+        self._write = pool.express_write
+
+    def fetch_row(self, sql: str, params: Parameters, timeout_s: float | None = None) -> tuple[Any, ...] | None:
+        try:
+            return self._row(sql, params, timeout_s)
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                self.fail(error, sql)
+        except _UNBINDABLE as error:
+            self.fail_value(error, sql)
+        return self._retry(self._row, sql, params, timeout_s)
+
+    def fetch_all(self, sql: str, params: Parameters, timeout_s: float | None = None) -> list[tuple[Any, ...]]:
+        try:
+            return self._all(sql, params, timeout_s)
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                self.fail(error, sql)
+        except _UNBINDABLE as error:
+            self.fail_value(error, sql)
+        return self._retry(self._all, sql, params, timeout_s)
+
+    def write_once(self, sql: str, params: Parameters, timeout_s: float | None = None) -> tuple[int, int | None]:
+        """Run one statement that writes, alone in its transaction. Return (rows changed, last rowid).
+
+        The shard's gate is taken first, so that writers queue without holding a connection each.
+        """
+        gate = self._gate
+        gate.acquire(self.timeout_s if timeout_s is None else timeout_s)
+        try:
+            return self._write(sql, params, timeout_s)
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                self.fail(error, sql)
+            return self._retry(self._write, sql, params, timeout_s)
+        except _UNBINDABLE as error:
+            self.fail_value(error, sql)
+        finally:
+            gate.release()
+
+    @contextmanager
+    def reading(self, timeout_s: float | None = None) -> Iterator[Connection]:
+        """Hold a connection to read with."""
+        conn = self.pool.acquire(timeout_s)
+        try:
+            yield conn
+        finally:
+            self.pool.release(conn)
+
+    def begin_write(self, conn: Connection, timeout_s: float) -> None:
+        """Take the file's write lock; the gate is the caller's business."""
+        try:
+            begin_immediate(conn, time.monotonic() + timeout_s)
+        except sqlite3.Error as error:
+            self.fail(error, "BEGIN IMMEDIATE")
+
+    def fail(self, error: sqlite3.Error, sql: str) -> NoReturn:
+        """Raise shardlite's error for the driver's, with the shard and the SQL that ran there."""
+        if isinstance(error, Error):
+            raise error
+        shown = shorten(sql)
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN")):
+            raise ShardUnavailableError(f"shard {self.id} ({self.name}): {error}") from error
+        raise counterpart(error, f"shard {self.id}: {shown}") from error
+
+    def fail_value(self, error: Exception, sql: str) -> NoReturn:
+        """Raise DataError for a value that SQLite can't hold: an int beyond 64 bits, a text that is no Unicode."""
+        raise DataError(f"a value can't be stored: {error} [shard {self.id}: {shorten(sql)}]") from error
+
+    def _retry(self, call: Callable[..., T], sql: str, params: Parameters, timeout_s: float | None) -> T:
+        """Poll until another process lets go of the file; the gate has seen to this process's own writers."""
+        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        try:
+            return retry_busy(lambda: call(sql, params, timeout_s), deadline, self.name)
+        except sqlite3.Error as error:
+            self.fail(error, sql)
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """End every connection to the file."""
+        if timeout_s is None:
+            self.pool.close_all()
+        else:
+            self.pool.close_all(timeout_s)

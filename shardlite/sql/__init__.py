@@ -1,0 +1,1 @@
+"""SQL analysis without a database: a text becomes a template, a template and its parameters a plan."""

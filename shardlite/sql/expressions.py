@@ -1,0 +1,304 @@
+"""Check that a text is one expression over one table's columns, and nothing else.
+
+The text runs as it was written, so it is read with SQLite's own rules for tokens: what counts as a string, a name or
+a comment here is the same as there. Everything that could reach beyond the expression (a subquery, another table, a
+second statement, a comment) or whose value differs from shard to shard is refused by name. The grammar proper is left
+to SQLite.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from shardlite.errors import NotSupportedError, ProgrammingError
+from shardlite.names import fold
+from shardlite.router.table import Column, Table
+from shardlite.sql.functions import AGGREGATES, DATES, SCALAR
+
+BUILT_IN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
+ROWID_NAMES = ("rowid", "_rowid_", "oid")
+
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t\n\f\r]+)
+    |(?P<comment>--|/\*)
+    |(?P<blob>[xX]'[0-9a-fA-F]*')
+    |(?P<string>'[^']*(?:''[^']*)*')
+    |(?P<quoted>"[^"]*(?:""[^"]*)*"|`[^`]*(?:``[^`]*)*`|\[[^\]]*\])
+    |(?P<number>0[xX][0-9a-fA-F]+|(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
+    |(?P<parameter>\?[0-9]*|[:@$](?:[A-Za-z0-9_$]|[^\x00-\x7f])+)
+    |(?P<name>(?:[A-Za-z_]|[^\x00-\x7f])(?:[A-Za-z0-9_$]|[^\x00-\x7f])*)
+    |(?P<operator>->>|->|\|\||<=|<>|<<|>=|>>|==|!=|[-+*/%<>=&|~(),.;])""",
+    re.VERBOSE,
+)
+
+_KEYWORDS = frozenset(
+    """and or not is null isnull notnull in like glob escape between case when then else end cast as collate
+    distinct from true false""".split()  # noqa: SIM905
+)
+_REFUSED_WORDS = {
+    "select": "a subquery",
+    "values": "a subquery",
+    "exists": "a subquery",
+    "current_date": "the current date",
+    "current_time": "the current time",
+    "current_timestamp": "the current time",
+    "regexp": "the operator REGEXP",
+    "match": "the operator MATCH",
+    "raise": "RAISE",
+}
+_BEFORE_PARENTHESIS = frozenset(
+    "and or not is in like glob escape between when then else case from distinct as".split()  # noqa: SIM905
+)
+
+
+class Token(NamedTuple):
+    """One token of a text: its kind, its text as written, where it starts and ends, and its name if it is one."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+    name: str
+
+
+def _unquote(text: str) -> str:
+    if text[0] == "[":
+        return text[1:-1]
+    return text[1:-1].replace(text[0] * 2, text[0])
+
+
+def tokenize(text: str, what: str) -> list[Token]:
+    """Split ``text`` into SQLite's tokens, without white space.
+
+    Raises ProgrammingError for comments, semicolons, unbalanced parentheses and anything that is no token; ``what``
+    says in the message what the text is.
+    """
+    tokens: list[Token] = []
+    position = depth = 0
+    if "\0" in text:
+        raise ProgrammingError(f"{what} {text!r} contains a NUL character")
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise ProgrammingError(f"{what} {text!r}: unrecognized token at {text[position : position + 12]!r}")
+        kind, part, position = str(match.lastgroup), match.group(), match.end()
+        if kind == "space":
+            continue
+        if kind == "comment" or part == ";":
+            raise ProgrammingError(f"{what} {text!r}: {part!r} is not allowed; give one expression without comments")
+        if kind == "parameter" and part[0] != "?" and text[position : position + 1] in ("(", ":"):
+            raise ProgrammingError(f"{what} {text!r}: the parameter {part!r} has a suffix, which is not supported")
+        depth += (part == "(") - (part == ")")
+        if depth < 0:
+            raise ProgrammingError(f"{what} {text!r}: a closing parenthesis too many at offset {match.start()}")
+        name = _unquote(part) if kind == "quoted" else part if kind == "name" else ""
+        tokens.append(Token(kind, part, match.start(), position, name))
+    if depth:
+        raise ProgrammingError(f"{what} {text!r}: {depth} parentheses are not closed")
+    if not tokens:
+        raise ProgrammingError(f"{what} is empty")
+    return tokens
+
+
+def is_word(token: Token, word: str) -> bool:
+    """Tell whether a token is this unquoted word (given in lower case)."""
+    return token.kind == "name" and fold(token.text) == word
+
+
+def split_commas(tokens: list[Token]) -> list[list[Token]]:
+    """Split at the commas outside of parentheses."""
+    parts: list[list[Token]] = [[]]
+    depth = 0
+    for token in tokens:
+        depth += (token.text == "(") - (token.text == ")")
+        if token.text == "," and depth == 0:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def closing(tokens: list[Token], opening: int) -> int:
+    """Return the index of the parenthesis that closes the one at ``opening``."""
+    depth = 0
+    for index in range(opening, len(tokens)):
+        depth += (tokens[index].text == "(") - (tokens[index].text == ")")
+        if depth == 0:
+            return index
+    raise ProgrammingError("a parenthesis is not closed")
+
+
+def known_columns(table: Table) -> str:
+    """Return the table's column names for a message."""
+    return ", ".join(column.name for column in table.columns)
+
+
+def find_column(table: Table, name: str, what: str) -> Column | None:
+    """Return the column of that name, or None where the name means the rowid.
+
+    Raises ProgrammingError naming the table, the name and the columns that there are.
+    """
+    column = table.by_name.get(fold(name))
+    if column is not None:
+        return column
+    if fold(name) in ROWID_NAMES and not table.without_rowid:
+        return None
+    raise ProgrammingError(f"{what}: table {table.name!r} has no column {name!r}; it has {known_columns(table)}")
+
+
+@dataclass
+class _Checker:
+    """Walks the tokens of one expression once."""
+
+    table: Table
+    tokens: list[Token]
+    what: str
+    functions: frozenset[str]
+    index: int = 0
+
+    def refuse(self, thing: str) -> NotSupportedError:
+        return NotSupportedError(
+            f"{self.what}: {thing} can't be evaluated on each shard alone; it is not supported here"
+        )
+
+    def peek(self, offset: int = 1) -> str:
+        at = self.index + offset
+        return self.tokens[at].text if 0 <= at < len(self.tokens) else ""
+
+    def check(self) -> None:
+        while self.index < len(self.tokens):
+            token = self.tokens[self.index]
+            if token.kind in ("name", "quoted"):
+                self._name(token)
+            self.index += 1
+
+    def _name(self, token: Token) -> None:
+        word = fold(token.text) if token.kind == "name" else ""
+        if word in _REFUSED_WORDS:
+            raise self.refuse(_REFUSED_WORDS[word])
+        if word in ("over", "filter") and self.peek(-1) == ")":
+            raise self.refuse(f"{word.upper()} (windows and aggregates)")
+        if word == "cast" and self.peek() == "(":
+            return
+        if word == "as":
+            self._type_name()
+        elif word == "collate":
+            self.index += 1
+        elif word == "in":
+            if self.peek() != "(":
+                raise self.refuse("IN with a table")
+        elif word in _KEYWORDS:
+            if self.peek() == "(" and word not in _BEFORE_PARENTHESIS:
+                raise ProgrammingError(f"{self.what}: {token.text!r} is no function")
+        elif self.peek() == "(":
+            self._function(token)
+        else:
+            self._column(token)
+
+    def _type_name(self) -> None:
+        """Skip the words of a type up to the parenthesis that closes the CAST."""
+        while self.index + 1 < len(self.tokens) and self.tokens[self.index + 1].kind in ("name", "quoted"):
+            self.index += 1
+        if self.peek() == "(":
+            self.index = closing(self.tokens, self.index + 1)
+        if self.peek() != ")":
+            raise ProgrammingError(f"{self.what}: AS is only allowed inside CAST(... AS type)")
+
+    def _function(self, token: Token) -> None:
+        name = fold(token.name)
+        end = closing(self.tokens, self.index + 1)
+        inner = self.tokens[self.index + 2 : end]
+        arguments = len(split_commas(inner)) if inner else 0
+        if name in AGGREGATES or (name in ("min", "max") and arguments < 2):
+            raise ProgrammingError(f"{self.what}: the aggregate {token.name}() is not allowed inside an expression")
+        if name not in SCALAR and name not in DATES and name not in self.functions:
+            raise self.refuse(f"the function {token.name}()")
+        if name in DATES:
+            needed = 2 if name in ("strftime", "timediff") else 1
+            says_now = any(part.kind == "string" and says_now_text(_unquote(part.text)) for part in inner)
+            if arguments < needed or says_now:
+                raise self.refuse(f"the current time in {token.name}()")
+
+    def _column(self, token: Token) -> None:
+        name = token.name
+        if self.peek() == ".":
+            following = self.tokens[self.index + 2] if self.index + 2 < len(self.tokens) else None
+            if following is None or fold(name) != fold(self.table.name):
+                raise ProgrammingError(f"{self.what}: {name!r} is not the table {self.table.name!r}")
+            self.index += 2
+            name = following.name
+        find_column(self.table, name, self.what)
+
+
+def says_now_text(value: object) -> bool:
+    """Tell whether a date function would read this value as the current time."""
+    return isinstance(value, str) and fold(value.strip()) in ("now", "subsec", "subsecond")
+
+
+def check_expression(table: Table, tokens: list[Token], what: str, functions: frozenset[str] = frozenset()) -> None:
+    """Check that the tokens name nothing but the table's columns, deterministic functions and operators.
+
+    ``functions`` holds the folded names of further functions known to be deterministic. Raises ProgrammingError for
+    unknown names, NotSupportedError for what no shard can evaluate alone.
+    """
+    _Checker(table, tokens, what, functions).check()
+
+
+def uses_dates(tokens: list[Token]) -> bool:
+    """Tell whether a date function is called, so that a parameter could bring in ``now``."""
+    return any(token.name and fold(token.name) in DATES for token in tokens)
+
+
+def strip_parentheses(tokens: list[Token]) -> list[Token]:
+    """Take off parentheses that enclose all the tokens."""
+    while len(tokens) > 2 and tokens[0].text == "(" and closing(tokens, 0) == len(tokens) - 1:
+        tokens = tokens[1:-1]
+    return tokens
+
+
+def column_name(tokens: list[Token]) -> str | None:
+    """Return the column's name where the tokens are just a column (``c`` or ``t.c``), else None."""
+    if len(tokens) == 3 and tokens[1].text == ".":
+        tokens = tokens[2:]
+    if len(tokens) != 1 or not tokens[0].name:
+        return None
+    if tokens[0].kind == "name" and fold(tokens[0].name) in _KEYWORDS:
+        return None
+    return tokens[0].name
+
+
+def collation_of(table: Table, tokens: list[Token], what: str) -> str:
+    """Return the collation by which SQLite compares the expression's values.
+
+    An explicit COLLATE anywhere inside wins; then a column's own, also through parentheses, unary plus and CAST; else
+    BINARY. Raises NotSupportedError for several different COLLATEs and for a collation that isn't SQLite's own.
+    """
+    explicit = {
+        tokens[index + 1].name.upper(): tokens[index + 1].name
+        for index, token in enumerate(tokens[:-1])
+        if is_word(token, "collate")
+    }
+    if len(explicit) > 1:
+        raise NotSupportedError(f"{what}: different collations in one expression: {', '.join(sorted(explicit))}")
+    found = next(iter(explicit.values())) if explicit else _column_collation(table, tokens)
+    if found.upper() not in BUILT_IN_COLLATIONS:
+        raise NotSupportedError(f"{what}: values can't be merged by the collation {found!r}, which isn't SQLite's own")
+    return found.upper()
+
+
+def _column_collation(table: Table, tokens: list[Token]) -> str:
+    while True:
+        before, tokens = tokens, strip_parentheses(tokens)
+        if tokens and tokens[0].text == "+":
+            tokens = tokens[1:]
+        elif len(tokens) > 3 and is_word(tokens[0], "cast") and closing(tokens, 1) == len(tokens) - 1:
+            inner = tokens[2:-1]
+            last = max(index for index, token in enumerate(inner) if is_word(token, "as"))
+            tokens = inner[:last]
+        if tokens is before or tokens == before:
+            break
+    name = column_name(tokens)
+    column = table.by_name.get(fold(name)) if name else None
+    return column.collation if column is not None else "BINARY"

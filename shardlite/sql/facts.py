@@ -1,0 +1,75 @@
+"""What SQLite itself says of a statement, and what the planner knows of the schema. Frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shardlite.router.table import Table
+
+
+class StatementKind(StrEnum):
+    """What sort of statement a text holds."""
+
+    EMPTY = "empty"
+    SELECT = "SELECT"
+    INSERT = "INSERT"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    DDL = "schema change"
+    TRANSACTION = "transaction control"
+    PRAGMA = "PRAGMA"
+    ATTACH = "ATTACH"
+    DETACH = "DETACH"
+    VACUUM = "VACUUM"
+    EXPLAIN = "EXPLAIN"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One access that SQLite's authorizer reported. Names are folded; ``column`` is "" for a whole table.
+
+    ``via`` is the innermost view or trigger that is responsible, "" for the statement itself.
+    """
+
+    table: str
+    column: str
+    via: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A statement as SQLite understood it."""
+
+    sql: str
+    kind: StatementKind
+    readonly: bool
+    reads: frozenset[Access] = frozenset()
+    inserts: frozenset[Access] = frozenset()
+    updates: frozenset[Access] = frozenset()
+    deletes: frozenset[Access] = frozenset()
+    functions: frozenset[str] = frozenset()
+    pragma: tuple[str, str] | None = None
+    """The PRAGMA's folded name and its argument ("" when there is none)."""
+    aggregates: bool = False
+    """The bytecode accumulates: an aggregate or window function that no name gives away (``max(x)``)."""
+    schema_read: bool = False
+    """``sqlite_schema`` or another of SQLite's own tables is read or written."""
+
+    @property
+    def writes(self) -> frozenset[Access]:
+        return self.inserts | self.updates | self.deletes
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The logical schema as the planner sees it. Keys are folded names."""
+
+    tables: Mapping[str, Table]
+    views: Mapping[str, str]
+    """View name -> its CREATE text."""
+    triggers: Mapping[str, str]
+    """Trigger name -> its CREATE text."""
+    functions: frozenset[str] = frozenset()
+    """Functions that the user registered as deterministic (folded)."""

@@ -1,0 +1,150 @@
+"""What a statement will do, as frozen data with deterministic text.
+
+A :class:`Template` (``sql/template.py``) holds what the text alone decides; ``template.bind(parameters, layout)`` looks
+at the parameters and gives a :class:`Plan`. Whether a statement is accepted never depends on the number of shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from shardlite.router.keys import KeyType
+
+Value: TypeAlias = Any
+"""None, int, float, str, bytes (or what the driver adapts to one of them)."""
+Parameters: TypeAlias = "Sequence[Value] | Mapping[str, Value]"
+
+
+class PlanKind(StrEnum):
+    """How a statement runs."""
+
+    ONE_SHARD = "one shard"
+    """The key is pinned: the text runs on the shard of that key."""
+    HOME = "home shard"
+    """Only single and reference tables, or none: the text runs on shard 0."""
+    FAN_OUT = "fan-out"
+    """Every shard of the plan runs ``sql``; the answer is all their rows together."""
+    EVERY_SHARD = "every shard"
+    """A write of a reference table: the same on every shard, in one transaction; the count is that of one shard."""
+    SPLIT_INSERT = "split insert"
+    """An INSERT whose rows belong to several shards: ``steps`` run in one transaction."""
+    DDL = "schema change"
+    """The text goes to ``apply_schema``."""
+
+
+class LayoutView(Protocol):
+    """What binding asks of a layout."""
+
+    @property
+    def num_shards(self) -> int: ...
+
+    def shard_of(self, key_type: KeyType) -> Callable[[Any], int]: ...
+
+
+class Step(NamedTuple):
+    """One text with its parameters on one shard."""
+
+    shard: int
+    sql: str
+    parameters: Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class InsertIds:
+    """What an INSERT into a sharded rowid table asks of the table's sequence.
+
+    ``id_rows`` ids have to be drawn and given to ``Plan.with_ids`` before the plan has steps (0: it has them
+    already). ``needs_id_for_key``: the id is the shard key, so the shards are known only then. ``explicit_ids`` are
+    those that the statement states: the sequence has to be bumped by them, and where ``probe`` holds (the INTEGER
+    PRIMARY KEY is not the shard key) they have to be absent on every other shard.
+    """
+
+    table: str
+    id_rows: int = 0
+    needs_id_for_key: bool = False
+    explicit_ids: tuple[int, ...] = ()
+    probe: bool = False
+
+
+class Plan(NamedTuple):
+    """How one statement runs with these parameters. A named tuple because one is made per statement: 1 us, not 5.
+
+    ``sql`` and ``parameters`` run on each of ``shards``, or, where they differ by shard, as ``steps`` says.
+    """
+
+    kind: PlanKind
+    sql: str
+    parameters: Parameters
+    shards: tuple[int, ...]
+    readonly: bool
+    reason: str
+    tables: tuple[str, ...] = ()
+    """The tables read or written, in the schema's spelling, sorted."""
+    merge_rowid: bool = False
+    """FAN_OUT: each row starts with a rowid; merge the shards by it, ascending, and drop it."""
+    returns_rows: bool = False
+    """The statement gives rows: a SELECT, or DML with RETURNING."""
+    insert: InsertIds | None = None
+    split: tuple[Step, ...] = ()
+    complete: Callable[[Sequence[int]], Plan] | None = None
+    """Puts generated ids in their places; call ``with_ids`` instead."""
+
+    @property
+    def id_rows(self) -> int:
+        """Count the ids that ``with_ids`` needs."""
+        return self.insert.id_rows if self.insert is not None else 0
+
+    @property
+    def needs_id_for_key(self) -> bool:
+        """Tell whether the shards depend on the generated ids."""
+        return self.insert is not None and self.insert.needs_id_for_key
+
+    @property
+    def explicit_ids(self) -> tuple[int, ...]:
+        """Return the rowids that an INSERT states itself."""
+        return self.insert.explicit_ids if self.insert is not None else ()
+
+    def with_ids(self, ids: Sequence[int]) -> Plan:
+        """Return the plan with generated ids in their places, in the order of the rows. Its ``id_rows`` is 0.
+
+        Raises ValueError unless exactly ``id_rows`` ids are given.
+        """
+        if len(ids) != self.id_rows:
+            raise ValueError(f"the plan needs {self.id_rows} ids, {len(ids)} were given")
+        return self if self.complete is None or not ids else self.complete(ids)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What runs where, in this order. Empty for DDL, and while ids are missing."""
+        if self.split or self.id_rows or self.kind is PlanKind.DDL:
+            return self.split
+        return tuple(Step(shard, self.sql, self.parameters) for shard in self.shards)
+
+    def __str__(self) -> str:
+        where = ", ".join(str(shard) for shard in self.shards) if self.shards else "known when the ids are drawn"
+        lines = [str(self.kind)]
+        if self.kind is not PlanKind.DDL:
+            lines.append(f"shards: {where}")
+        if self.tables:
+            lines.append(f"tables: {', '.join(self.tables)}")
+        lines.append(f"why: {self.reason}")
+        if self.merge_rowid:
+            lines.append("merge: by rowid")
+        if self.insert is not None and self.insert.id_rows:
+            lines.append(f"ids: {self.insert.id_rows} from the sequence of {self.insert.table}")
+        if self.insert is not None and self.insert.probe and self.insert.explicit_ids:
+            lines.append(f"probe: {len(self.insert.explicit_ids)} ids must be new on every shard")
+        if self.split:
+            lines.extend(f"shard {step.shard}: {_one_line(step.sql)}" for step in self.split)
+        else:
+            lines.append(f"sql: {_one_line(self.sql)}")
+        marks = ["", *("├─ " for _ in lines[1:-1]), "└─ "]
+        return "\n".join(mark + line for mark, line in zip(marks, lines, strict=True))
+
+
+def _one_line(sql: str, limit: int = 400) -> str:
+    text = " ".join(sql.split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."

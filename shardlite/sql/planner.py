@@ -1,0 +1,92 @@
+"""From a text to a plan: prepare it, try the rules in order, remember the template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from shardlite.errors import NotSupportedError
+from shardlite.sql.facts import Prepared, Schema, StatementKind
+from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
+from shardlite.sql.rules import RULES
+from shardlite.sql.rules.common import refuse_fail
+from shardlite.sql.statement import Statement
+from shardlite.sql.template import Template
+from shardlite.sql.tokens import tokenize
+
+CACHED_TEXTS = 1024
+LONGEST_CACHED_TEXT = 8192
+"""Characters. Statements with thousands of literals are made once and would push the others out."""
+
+
+class Planner:
+    """Plan statements for one schema; a changed schema takes a new planner. Safe for threads.
+
+    ``prepare`` is the planning connection's. A repeated text costs a look-up and the binding of its parameters.
+    """
+
+    def __init__(self, schema: Schema, prepare: Callable[[str], Prepared]) -> None:
+        self._schema = schema
+        self._prepare = prepare
+        self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._build)
+
+    def plan(self, sql: str, parameters: Parameters, layout: LayoutView) -> Plan:
+        """Return the plan of a statement.
+
+        Raises SQLite's errors for a wrong statement, NotSupportedError for one that could be answered wrongly, and
+        RoutingError or ProgrammingError for parameters that don't fit.
+        """
+        return self.template(sql).bind(parameters, layout)
+
+    def template(self, sql: str) -> Template:
+        """Return the template of a text. Raises as ``plan`` does."""
+        return self._cached(sql) if len(sql) <= LONGEST_CACHED_TEXT else self._build(sql)
+
+    def _build(self, sql: str) -> Template:
+        prepared = self._prepare(sql)
+        if prepared.kind is StatementKind.EXPLAIN:
+            return self._explain(sql)
+        statement = Statement(prepared, self._schema)
+        if prepared.writes:
+            refuse_fail(statement)
+        for rule in RULES:
+            template = rule(statement)
+            if template is not None:
+                return template
+        raise NotSupportedError(f"no rule plans this {prepared.kind}")
+
+    def _explain(self, sql: str) -> Template:
+        tokens = tokenize(sql).tokens
+        skip = 3 if len(tokens) > 2 and tokens[1].key == "QUERY" and tokens[2].key == "PLAN" else 1
+        inner = sql[tokens[skip].start :] if len(tokens) > skip else ""
+        if self._prepare(inner).kind in (StatementKind.DDL, StatementKind.EMPTY):
+            raise NotSupportedError("EXPLAIN of a schema change: ask a connection of manager.pool(n)")
+        return _Explained(sql, self._build(inner))
+
+
+@dataclass(frozen=True, slots=True)
+class _Explained:
+    """EXPLAIN of a statement that runs on one shard: SQLite's own words, from there."""
+
+    sql: str
+    inner: Template
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        return self.inner.keys(parameters)
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        plan = self.inner.bind(parameters, layout)
+        if plan.kind not in (PlanKind.ONE_SHARD, PlanKind.HOME) or plan.needs_id_for_key:
+            raise NotSupportedError(
+                f"EXPLAIN of a statement that runs as {plan.kind}: use manager.explain(), or ask manager.pool(n)"
+            )
+        return plan._replace(
+            sql=self.sql,
+            parameters=parameters,
+            readonly=True,
+            insert=None,
+            complete=None,
+            split=(),
+            returns_rows=True,
+        )

@@ -1,0 +1,20 @@
+"""The rules that turn a statement into a plan, one per file, tried in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shardlite.sql.rules.fan_out import fan_out
+from shardlite.sql.rules.home import home
+from shardlite.sql.rules.insert import insert
+from shardlite.sql.rules.one_shard import one_shard
+from shardlite.sql.rules.reference_write import reference_write
+from shardlite.sql.rules.schema_change import schema_change
+from shardlite.sql.rules.session import session
+from shardlite.sql.statement import Statement
+from shardlite.sql.template import Template
+
+Rule = Callable[[Statement], Template | None]
+"""Return a template, None where the rule isn't about the statement, or raise NotSupportedError to refuse it."""
+
+RULES: tuple[Rule, ...] = (session, schema_change, home, reference_write, insert, one_shard, fan_out)

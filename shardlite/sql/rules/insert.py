@@ -1,0 +1,258 @@
+"""INSERT ... VALUES into a sharded table: each row to the shard of its key, with an id from the table's sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shardlite.errors import IntegrityError, NotSupportedError
+from shardlite.names import fold
+from shardlite.router.keys import Affinity, apply_affinity
+from shardlite.router.table import Table, TableKind
+from shardlite.sql.facts import StatementKind
+from shardlite.sql.functions import CLOCK, DATES, tells_the_time
+from shardlite.sql.insert import GENERATED, Insertion, Row, take_apart
+from shardlite.sql.pins import Values
+from shardlite.sql.plan import InsertIds, LayoutView, Parameters, Plan, PlanKind, Step
+from shardlite.sql.rules.common import (
+    refuse_key_changes,
+    refuse_mixed,
+    refuse_reference_writes,
+    refuse_triggers,
+    refuse_views,
+    unlocal_uniqueness,
+)
+from shardlite.sql.statement import Statement
+from shardlite.sql.template import Template
+from shardlite.sql.tokens import Text
+
+MOST_PARAMETERS = 30_000
+"""SQLite takes 32,766 in one statement."""
+
+_TOLERANT = ("IGNORE", "REPLACE", "UPSERT")
+
+
+def insert(statement: Statement) -> Template | None:
+    """Split an INSERT by its rows' keys, or refuse by name what can't be placed row by row."""
+    if statement.kind is not StatementKind.INSERT:
+        return None
+    refuse_views(statement)
+    target = statement.schema.tables.get(statement.target or "")
+    if target is None or not target.sharded:
+        raise NotSupportedError(
+            f"INSERT INTO {statement.target} reads or writes the sharded table "
+            f"{statement.of_kind(TableKind.SHARDED)[0].name}: read the values first and pass them as parameters"
+        )
+    if target.explicit_key or not target.key_columns:
+        raise NotSupportedError(
+            f"INSERT INTO {target.name}: its key stands beside the row: use manager.insert({target.name!r}, row, key)"
+        )
+    pieces = take_apart(statement.text, target)
+    refuse_mixed(statement)
+    if statement.mentions("SELECT"):
+        raise NotSupportedError(
+            f"a query inside INSERT INTO {target.name}: run it first and pass its values as parameters"
+        )
+    refuse_triggers(statement)
+    refuse_reference_writes(statement)
+    refuse_key_changes(statement)
+    explicit_id_conflict = _check_conflicts(target, pieces)
+    return InsertTemplate(
+        statement.text,
+        target,
+        pieces,
+        statement.table_names,
+        statement.returns_rows,
+        explicit_id_conflict,
+        _several_keys(statement, target),
+    )
+
+
+def _check_conflicts(table: Table, pieces: Insertion) -> str | None:
+    """Refuse a tolerated conflict that may lie on another shard; return the refusal for a stated id."""
+    if pieces.conflict not in _TOLERANT:
+        return None
+    unlocal = unlocal_uniqueness(table)
+    if unlocal is None:
+        return None
+    how = "ON CONFLICT" if pieces.conflict == "UPSERT" else f"OR {pieces.conflict}"
+    words = (
+        f"{how} on {table.name}: the row that conflicts with {unlocal} may be on another shard; "
+        "look it up first, then insert or update"
+    )
+    if not unlocal.startswith("PRIMARY KEY"):
+        raise NotSupportedError(words)
+    return words
+
+
+def _several_keys(statement: Statement, table: Table) -> str | None:
+    """Return why rows of several keys can't be inserted in one statement, or None when they can."""
+    where = f"INSERT INTO {table.name} with rows of several keys and"
+    if statement.mentions("RETURNING"):
+        return f"{where} RETURNING: insert the rows one by one"
+    defaults = " ".join(fold(column.default_sql or "") for column in statement.left_to_defaults)
+    if tells_the_time(statement.text) or any(name in defaults for name in DATES | CLOCK):
+        return f"{where} the current time, which is one instant per statement: give the time as a parameter"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class InsertTemplate:
+    """An INSERT ... VALUES into a sharded table."""
+
+    text: Text
+    table: Table
+    pieces: Insertion
+    tables: tuple[str, ...]
+    returns_rows: bool
+    explicit_id_conflict: str | None
+    several_keys: str | None
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        values = Values(self.text, parameters)
+        ids = [self._stated_id(row, values) for row in self.pieces.rows]
+        missing = sum(found is GENERATED_ID for found in ids)
+        explicit = tuple(found for found in ids if type(found) is int)
+        if explicit and self.explicit_id_conflict is not None:
+            raise NotSupportedError(self.explicit_id_conflict)
+        alias = self.table.rowid_alias
+        id_is_key = alias is not None and fold(alias) in {fold(name) for name in self.table.key_columns}
+        if not id_is_key and len(set(explicit)) != len(explicit):
+            # Two shards would each take one of them.
+            raise IntegrityError(f"UNIQUE constraint failed: {self.table.name}.{self.table.rowid_name}")
+        wanted = InsertIds(self.table.name, missing, bool(missing) and id_is_key, explicit, not id_is_key)
+        if id_is_key and missing:
+            # Which ids are drawn decides how many keys there are: refuse by the rows, not by luck.
+            if len(ids) > 1 and self.several_keys is not None:
+                raise NotSupportedError(self.several_keys)
+            plan = self._plan((), parameters, wanted)
+            return plan._replace(complete=lambda drawn: self._complete(plan, drawn, ids, values, layout))
+        plan = self._placed(self._plan((), parameters, wanted), ids, values, layout, finished=not missing)
+        if missing:
+            return plan._replace(complete=lambda drawn: self._complete(plan, drawn, ids, values, layout))
+        return plan
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        values = Values(self.text, parameters)
+        ids = [self._stated_id(row, values) for row in self.pieces.rows]
+        if any(found is GENERATED_ID and None in row.key for row, found in zip(self.pieces.rows, ids, strict=True)):
+            return None  # the key is an id that is drawn as the statement runs
+        rows = zip(self.pieces.rows, ids, strict=True)
+        return frozenset(self.table.key_type.canonical(self._key(row, found, values)) for row, found in rows)
+
+    def _plan(self, shards: tuple[int, ...], parameters: Parameters, wanted: InsertIds) -> Plan:
+        return Plan(
+            PlanKind.ONE_SHARD,
+            self.text.sql,
+            parameters,
+            shards,
+            False,
+            f"the rows' keys of {self.table.name} are stated",
+            self.tables,
+            returns_rows=self.returns_rows,
+            insert=wanted if self.pieces.takes_id else None,
+        )
+
+    def _stated_id(self, row: Row, values: Values) -> Any:
+        if not self.pieces.takes_id:
+            return None
+        if row.id is None:
+            return GENERATED_ID
+        value = values.of(row.id)
+        return GENERATED_ID if value is None else apply_affinity(value, Affinity.INTEGER)
+
+    def _complete(
+        self, plan: Plan, drawn: Sequence[int], ids: Sequence[Any], values: Values, layout: LayoutView
+    ) -> Plan:
+        supply = iter(drawn)
+        filled = [Generated(next(supply)) if found is GENERATED_ID else found for found in ids]
+        insert = InsertIds(
+            self.table.name, explicit_ids=plan.explicit_ids, probe=plan.insert is not None and plan.insert.probe
+        )
+        done = plan._replace(insert=insert, complete=None)
+        return self._placed(done, filled, values, layout, finished=True)
+
+    def _placed(self, plan: Plan, ids: Sequence[Any], values: Values, layout: LayoutView, *, finished: bool) -> Plan:
+        key_type = self.table.key_type
+        locate = layout.shard_of(key_type)
+        keys = [self._key(row, found, values) for row, found in zip(self.pieces.rows, ids, strict=True)]
+        if self.pieces.conflict != "IGNORE":
+            self._require_key_values(keys)
+        shards = [locate(key) for key in keys]
+        several = len(keys) > 1 and len({key_type.canonical(key) for key in keys}) > 1
+        if several and self.several_keys is not None:
+            raise NotSupportedError(self.several_keys)
+        kind = PlanKind.SPLIT_INSERT if several else PlanKind.ONE_SHARD
+        everywhere = tuple(sorted(set(shards)))
+        if not finished or (len(everywhere) == 1 and not any(isinstance(found, Generated) for found in ids)):
+            return plan._replace(kind=kind, shards=everywhere)
+        # The shard of the last row comes last, so that the last step's lastrowid is the statement's.
+        order = sorted(everywhere, key=lambda shard: (shard == shards[-1], shard))
+        rows: dict[int, list[int]] = {shard: [] for shard in order}
+        for position, shard in enumerate(shards):
+            rows[shard].append(position)
+        steps = tuple(
+            self._step(shard, part, ids, values) for shard, mine in rows.items() for part in self._parts(mine)
+        )
+        if len(steps) == 1:
+            only = steps[0]
+            return plan._replace(kind=kind, shards=everywhere, sql=only.sql, parameters=only.parameters)
+        return plan._replace(kind=kind, shards=everywhere, split=steps)
+
+    def _key(self, row: Row, found: Any, values: Values) -> Any:
+        identity = found.id if isinstance(found, Generated) else found
+        parts = [identity if part is None else values.of(part) for part in row.key]
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    def _require_key_values(self, keys: Sequence[Any]) -> None:
+        """Refuse NULL where SQLite may store the key's default instead (OR REPLACE): it would not be routed by that."""
+        columns = [self.table.by_name[fold(name)] for name in self.table.key_columns]
+        for key in keys:
+            for column, part in zip(columns, key if len(columns) > 1 else (key,), strict=True):
+                if part is None and column.not_null and column.default_sql is not None:
+                    raise IntegrityError(
+                        f"NOT NULL constraint failed: {self.table.name}.{column.name} [it is the shard key]"
+                    )
+
+    def _parts(self, positions: list[int]) -> Iterator[list[int]]:
+        """Cut rows into parts that stay under SQLite's limit of parameters."""
+        fixed = len(self.pieces.prefix.slots) + len(self.pieces.tail.slots)
+        part: list[int] = []
+        bound = fixed
+        for position in positions:
+            needed = len(self.pieces.rows[position].with_id.slots) + 1
+            if part and bound + needed > MOST_PARAMETERS:
+                yield part
+                part, bound = [], fixed
+            part.append(position)
+            bound += needed
+        yield part
+
+    def _step(self, shard: int, positions: Sequence[int], ids: Sequence[Any], values: Values) -> Step:
+        pieces = self.pieces
+        texts: list[str] = []
+        bound: list[Any] = [values.raw(slot) for slot in pieces.prefix.slots]
+        injects = pieces.takes_id and any(pieces.rows[i].id is None for i in positions)
+        for position in positions:
+            row, found = pieces.rows[position], ids[position]
+            generated = isinstance(found, Generated)
+            piece = row.with_id if generated or injects else row.as_given
+            texts.append(piece.sql)
+            bound += [found.id if slot == GENERATED else values.raw(slot) for slot in piece.slots]
+        bound += [values.raw(slot) for slot in pieces.tail.slots]
+        return Step(shard, pieces.prefix.sql + ", ".join(texts) + pieces.tail.sql, tuple(bound))
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """An id that was drawn from the sequence."""
+
+    id: int
+
+
+class _Missing:
+    """The mark of a row whose id has to be drawn."""
+
+
+GENERATED_ID = _Missing()

@@ -1,0 +1,75 @@
+"""Statements in which every sharded table is pinned to the same key run, as they are, on that key's shard."""
+
+from __future__ import annotations
+
+from shardlite.errors import NotSupportedError
+from shardlite.router.table import TableKind
+from shardlite.sql.facts import StatementKind
+from shardlite.sql.pins import one_key
+from shardlite.sql.rules.common import (
+    pin_advice,
+    pins_of,
+    refuse_key_changes,
+    refuse_mixed,
+    refuse_reference_writes,
+    refuse_triggers,
+    refuse_views,
+    replaces,
+    unlocal_uniqueness,
+)
+from shardlite.sql.rules.fan_out import describe_fan_out
+from shardlite.sql.statement import Statement
+from shardlite.sql.template import FannedOut, Pinned, Template
+
+_SEVERAL = "this {kind} pins several keys of {table}: run it once per key, or use manager.update() or delete()"
+
+
+def one_shard(statement: Statement) -> Template | None:
+    """Pin a SELECT, UPDATE or DELETE. An UPDATE or DELETE that isn't pinned is refused here."""
+    refuse_mixed(statement)
+    refuse_views(statement)
+    writes = statement.kind in (StatementKind.UPDATE, StatementKind.DELETE)
+    if writes:
+        _check_write(statement)
+    pins = pins_of(statement)
+    if pins is None:
+        if writes:
+            table = statement.of_kind(TableKind.SHARDED)[0]
+            target = statement.schema.tables.get(statement.target or "")
+            raise NotSupportedError(
+                f"this {statement.kind} reaches rows of {table.name} on several shards: "
+                f"{pin_advice(target if target is not None and target.sharded else table)}, in subqueries too"
+            )
+        return None
+    tables = ", ".join(sorted({pin.table for pin in pins}))
+    otherwise: FannedOut | str = _SEVERAL.format(kind=statement.kind, table=pins[0].table)
+    if not writes:
+        otherwise = describe_fan_out(statement)
+    return Pinned(
+        statement.sql,
+        statement.prepared.readonly,
+        statement.returns_rows,
+        f"the key of {tables} is pinned",
+        statement.table_names,
+        statement.text,
+        pins,
+        otherwise,
+        one_key(pins),
+    )
+
+
+def _check_write(statement: Statement) -> None:
+    target = statement.schema.tables.get(statement.target or "")
+    if target is not None and target.kind is TableKind.REFERENCE:
+        raise NotSupportedError(
+            f"a write of the reference table {target.name} that reads sharded tables: every copy has to get the same; "
+            "read the values first and pass them as parameters"
+        )
+    refuse_triggers(statement)
+    refuse_reference_writes(statement)
+    refuse_key_changes(statement)
+    if replaces(statement) and target is not None and (unlocal := unlocal_uniqueness(target)) is not None:
+        raise NotSupportedError(
+            f"OR REPLACE on {target.name}: the row that conflicts with {unlocal} may be on another shard; "
+            "delete that row and then update"
+        )

@@ -1,0 +1,135 @@
+"""What a text alone decides about its plan. Cached by text; ``bind`` adds the parameters and the layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from shardlite.errors import NotSupportedError
+from shardlite.sql.pins import Bound, Pin, Point, Values
+from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
+from shardlite.sql.tokens import Text
+
+
+class Template(Protocol):
+    """A plan without parameters. Immutable, safe for threads."""
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        """Return the plan for these parameters.
+
+        Raises ProgrammingError for parameters that don't fit, RoutingError for a value that can't be a key, and
+        NotSupportedError where these parameters (several keys, say) ask for what can't be done.
+        """
+        ...
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        """Return the canonical keys that the statement is held to; None where it isn't held to any."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A statement whose place doesn't depend on parameters: the home shard, every shard, or none (DDL)."""
+
+    kind: PlanKind
+    sql: str
+    readonly: bool
+    reason: str
+    tables: tuple[str, ...] = ()
+    returns_rows: bool = False
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        shards: tuple[int, ...] = (0,)
+        if self.kind is not PlanKind.HOME:
+            shards = () if self.kind is PlanKind.DDL else tuple(range(layout.num_shards))
+        return Plan(
+            self.kind,
+            self.sql,
+            parameters,
+            shards,
+            self.readonly,
+            self.reason,
+            self.tables,
+            returns_rows=self.returns_rows,
+        )
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class FannedOut:
+    """A query whose rows are those of all shards together; ``pins`` may leave shards out."""
+
+    sql: str
+    merge_rowid: bool
+    reason: str
+    tables: tuple[str, ...]
+    text: Text
+    pins: tuple[Pin, ...] = ()
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        values = Values(self.text, parameters)
+        shards = Bound(self.pins, values, layout).shards if self.pins else tuple(range(layout.num_shards))
+        return self.over(shards, parameters)
+
+    def over(self, shards: tuple[int, ...], parameters: Parameters) -> Plan:
+        """Return the plan that runs on these shards."""
+        return Plan(
+            PlanKind.FAN_OUT,
+            self.sql,
+            parameters,
+            shards,
+            True,
+            self.reason,
+            self.tables,
+            merge_rowid=self.merge_rowid,
+            returns_rows=True,
+        )
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A statement in which every sharded table is pinned. ``otherwise`` is for several different keys."""
+
+    sql: str
+    readonly: bool
+    returns_rows: bool
+    reason: str
+    tables: tuple[str, ...]
+    text: Text
+    pins: tuple[Pin, ...]
+    otherwise: FannedOut | str
+    point: Point | None = None
+    """The one constant that the key is compared with, where there are no more."""
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        values = Values(self.text, parameters)
+        if self.point is not None:
+            return self._plan((self.point.shard(values, layout),), parameters)
+        bound = Bound(self.pins, values, layout)
+        if bound.keys > 1:
+            if isinstance(self.otherwise, str):
+                raise NotSupportedError(self.otherwise)
+            return self.otherwise.over(bound.shards, parameters)
+        return self._plan(bound.shards, parameters)
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        values = Values(self.text, parameters)
+        return frozenset(pin.key_type.canonical(key) for pin in self.pins for key in pin.keys(values))
+
+    def _plan(self, shards: tuple[int, ...], parameters: Parameters) -> Plan:
+        return Plan(
+            PlanKind.ONE_SHARD,
+            self.sql,
+            parameters,
+            shards,
+            self.readonly,
+            self.reason,
+            self.tables,
+            False,
+            self.returns_rows,
+        )

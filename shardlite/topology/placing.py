@@ -1,0 +1,141 @@
+"""The shard of a row, computed inside SQLite by a registered function over the row's key columns."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from shardlite.driver import sqlite3
+from shardlite.errors import DataError, Error
+from shardlite.names import quote
+from shardlite.router.keys import KeyType, slot_of
+from shardlite.router.layout import Layout
+from shardlite.router.strategies import HashStrategy
+from shardlite.router.table import Table
+from shardlite.topology.callbacks import Raised, is_callback_failure
+
+_Result = TypeVar("_Result")
+_PYTHON_CODECS = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
+
+
+class _NoRecord(Exception):
+    """A call failed, and the function recorded nothing: its arguments were no text, or a signal came first."""
+
+
+class PlacingFunction:
+    """A SQL function that gives the shard of a key, registered on any number of connections.
+
+    ``call(alias)`` is the text of the call for a row of the table. A text key that is not valid UTF-8 can't be handed
+    to Python as text: SQLite then fails the statement. ``raw=True`` makes the call that hands over types and bytes: it
+    is slower, and gives the same shard for all other keys. ``text_first`` runs a statement in the form that will do.
+    """
+
+    def __init__(self, layout: Layout, table: Table, *, columns: Sequence[str] = ()) -> None:
+        """``columns`` are those to read the key from, where they aren't the table's own key columns."""
+        self._layout = layout
+        self._table = table
+        self._columns = tuple(columns) or table.key_columns
+        self._name = "_shardlite_shard_of"
+        self._key_type: KeyType = table.key_type
+        self._shard_of = layout.shard_of(table.key_type)
+        self._raised = Raised()
+        self._met_bytes = False
+
+    def register(self, conn: sqlite3.Connection) -> None:
+        """Make the function known to a connection."""
+        width = len(self._columns)
+        call = self._guarded_one if width == 1 else self._guarded_many
+        conn.create_function(self._name, width, call, deterministic=True)
+        conn.create_function(f"{self._name}_raw", 2 * width, self._raw, deterministic=True)
+
+    def call(self, alias: str = "", *, raw: bool = False) -> str:
+        """Return the SQL text of the call over the key columns of ``alias``."""
+        prefix = f"{alias}." if alias else ""
+        columns = [prefix + quote(name) for name in self._columns]
+        if not raw:
+            return f"{self._name}({', '.join(columns)})"
+        parts = [f"typeof({c}), CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in columns]
+        return f"{self._name}_raw({', '.join(parts)})"
+
+    def text_first(self, run: Callable[[bool], _Result]) -> _Result:
+        """Run a statement that makes the call with ``raw`` as given; once more, raw, where a key is not valid text.
+
+        :raises DataError: a key can't be placed.
+        :raises KeyboardInterrupt: as any other exception of a signal handler, it comes out as it was raised.
+        """
+        try:
+            with self.statement(raw=False):
+                return run(False)
+        except (_NoRecord, UnicodeDecodeError) as error:
+            self._met_bytes = False
+            with self.statement():
+                result = run(True)
+            if not self._met_bytes and isinstance(error, _NoRecord):
+                # Every key was text after all: it was not the arguments that failed the statement.
+                raise KeyboardInterrupt from error
+            return result
+
+    @contextlib.contextmanager
+    def statement(self, *, raw: bool = True) -> Iterator[None]:
+        """Run a statement that makes the call: what the function raised is raised, in its words."""
+        try:
+            with self._raised.statement():
+                try:
+                    yield
+                except sqlite3.Error as error:
+                    if not raw and self._raised.failure is None and is_callback_failure(error):
+                        raise _NoRecord from error
+                    raise
+        except Exception as error:
+            if isinstance(error, (sqlite3.Error, UnicodeDecodeError, _NoRecord)) and not isinstance(error, Error):
+                raise
+            raise DataError(f"{self._table.name}: {error}") from error
+
+    def _guarded_one(self, key: Any) -> int:
+        try:
+            return self._shard_of(key)
+        except BaseException as error:
+            self._raised.failure = error
+            raise
+
+    def _guarded_many(self, *key: Any) -> int:
+        return self._guarded_one(key)
+
+    def _raw(self, *parts: Any) -> int:
+        try:
+            return self._locate_raw(list(parts[0::2]), list(parts[1::2]))
+        except BaseException as error:
+            self._raised.failure = error
+            raise
+
+    def _locate_raw(self, kinds: list[str], values: list[Any]) -> int:
+        codec = _PYTHON_CODECS[self._layout.encoding]
+        valid = True
+        for i, (kind, value) in enumerate(zip(kinds, values, strict=True)):
+            if kind != "text":
+                continue
+            try:
+                text = value.decode(codec)
+                text.encode()
+            except UnicodeError:
+                valid = False
+                self._met_bytes = True
+                if codec != "utf-8":
+                    values[i] = value.decode(codec, "surrogatepass").encode("utf-8", "surrogatepass")
+            else:
+                values[i] = text if valid else text.encode()
+        if valid:
+            return self._shard_of(values[0] if len(values) == 1 else tuple(values))
+        return self._locate_bytes(kinds, [v.encode() if isinstance(v, str) else v for v in values])
+
+    def _locate_bytes(self, kinds: list[str], values: list[Any]) -> int:
+        if not isinstance(self._layout.strategy, HashStrategy):
+            raise Error(
+                f"the key ({', '.join(map(repr, values))}) holds text that is not valid UTF-8: only a hash layout can "
+                "place it; keep the table single, or choose another key"
+            )
+        key_type = self._key_type
+        one = len(values) == 1
+        canonical = key_type.canonical_from_storage(kinds[0] if one else kinds, values[0] if one else values)
+        return self._layout.slot_map[slot_of(canonical, self._layout.slots)]

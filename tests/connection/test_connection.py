@@ -1,0 +1,171 @@
+"""The connection class: the interface of sqlite3, and the short cuts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shardlite.connection import Connection, ConnectionSettings, Cursor, open_connection
+from shardlite.driver import has_wal_reset_bug, sqlite3
+from shardlite.errors import PoolClosedError, ProgrammingError
+
+
+@pytest.fixture
+def conn(tmp_path: Path) -> Iterator[Connection]:
+    conn = open_connection(tmp_path / "a.db", ConnectionSettings())
+    conn.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, x)")
+    conn.executemany("INSERT INTO t (x) VALUES (?)", [("a",), ("b",), ("c",)])
+    conn.commit()
+    yield conn
+    conn.close()
+
+
+def test_interface_of_sqlite3(conn: Connection) -> None:
+    cursor = conn.execute("SELECT * FROM t ORDER BY id")
+    assert isinstance(cursor, Cursor)
+    assert cursor.fetchone()["x"] == "a"
+    assert [row["x"] for row in cursor] == ["b", "c"]
+    assert [tuple(row) for row in conn.execute("SELECT x FROM t").fetchmany(2)] == [("a",), ("b",)]
+    cursor = conn.cursor()
+    assert cursor.execute("SELECT 1") is cursor
+    assert [tuple(row) for row in cursor.fetchall()] == [(1,)]
+    conn.executescript("CREATE TABLE u (y); INSERT INTO u VALUES (1);")
+    with pytest.raises(sqlite3.IntegrityError), conn:  # noqa: PT012
+        conn.execute("INSERT INTO t VALUES (4, 'd')")
+        conn.execute("INSERT INTO t VALUES (1, 'again')")
+    assert conn.fetch_row("SELECT count(*) FROM t") == (3,)
+    with conn:
+        conn.execute("INSERT INTO t VALUES (4, 'd')")
+    assert conn.fetch_row("SELECT count(*) FROM t") == (4,)
+    assert "CREATE TABLE u (y);" in list(conn.iterdump())
+    assert not conn.in_use
+
+
+def test_nested_use_in_a_generator(conn: Connection) -> None:
+    conn.executemany("INSERT INTO t (x) VALUES (?)", ((row["x"],) for row in conn.execute("SELECT x FROM t LIMIT 2")))
+    assert conn.fetch_row("SELECT count(*) FROM t") == (5,)
+    assert not conn.in_use
+
+
+def test_backup_and_blob(conn: Connection, tmp_path: Path) -> None:
+    target = open_connection(tmp_path / "copy.db", ConnectionSettings())
+    conn.backup(target)
+    assert target.fetch_all("SELECT x FROM t ORDER BY id") == [("a",), ("b",), ("c",)]
+    target.close()
+    conn.execute("INSERT INTO t VALUES (9, zeroblob(4))")
+    conn.commit()
+    with conn.blobopen("t", "x", 9) as blob:
+        blob.write(b"ab")
+        blob.seek(0)
+        assert (blob.read(2), blob.tell(), len(blob), blob[1]) == (b"ab", 2, 4, ord("b"))
+        blob[3] = 7
+    conn.commit()
+    assert conn.fetch_row("SELECT x FROM t WHERE id = 9") == (b"ab\x00\x07",)
+
+
+def test_short_cuts_give_tuples(conn: Connection) -> None:
+    assert conn.fetch_row("SELECT id, x FROM t WHERE id = ?", (2,)) == (2, "b")
+    assert type(conn.fetch_row("SELECT 1")) is tuple
+    assert conn.fetch_row("SELECT id FROM t WHERE id = 99") is None
+    assert conn.fetch_all("SELECT x FROM t WHERE id < :n", {"n": 3}) == [("a",), ("b",)]
+    assert conn.run("UPDATE t SET x = 'z' WHERE id < 3").rowcount == 2
+    assert conn.run("INSERT INTO t (x) VALUES ('new')").lastrowid == 4
+    assert conn.run_many("INSERT INTO t (x) VALUES (?)", [("p",), ("q",)]) == 2
+    stream = conn.stream("SELECT id FROM t ORDER BY id")
+    assert next(stream) == (1,)
+    assert conn.fetch_row("SELECT 5") == (5,)
+    assert next(stream) == (2,)
+
+
+def test_fetch_row_leaves_the_statement_reset(conn: Connection, tmp_path: Path) -> None:
+    """Otherwise it would go on reading, and the log could not be emptied."""
+    assert conn.fetch_row("SELECT id FROM t ORDER BY id") == (1,)
+    assert not conn.in_transaction
+    other = open_connection(tmp_path / "a.db", ConnectionSettings(busy_timeout=0))
+    other.execute("INSERT INTO t (x) VALUES (1)")
+    other.commit()
+    assert other.fetch_row("PRAGMA wal_checkpoint(TRUNCATE)") == (0, 0, 0)
+    other.close()
+
+
+def test_foreign_cursor_factory_is_refused(conn: Connection) -> None:
+    with pytest.raises(ProgrammingError, match="derive it from"):
+        conn.cursor(sqlite3.Cursor)
+
+    class Mine(Cursor):
+        pass
+
+    assert isinstance(conn.cursor(Mine), Mine)
+
+
+def test_everything_is_refused_after_close(conn: Connection) -> None:
+    cursor = conn.execute("SELECT x FROM t")
+    blob = None
+    conn.close()
+    conn.close()
+    for call in (
+        conn.cursor,
+        conn.rollback,
+        cursor.fetchone,
+        cursor.fetchall,
+        cursor.fetchmany,
+        lambda: next(cursor),
+        lambda: conn.execute("SELECT 1"),
+        lambda: conn.executemany("SELECT 1", []),
+        lambda: conn.executescript("SELECT 1"),
+        lambda: conn.fetch_row("SELECT 1"),
+        lambda: conn.fetch_all("SELECT 1"),
+        lambda: conn.run("SELECT 1"),
+        lambda: conn.run_many("SELECT 1", []),
+        lambda: conn.stream("SELECT 1"),
+        lambda: conn.create_function("f", 0, lambda: 1),
+        lambda: conn.blobopen("t", "x", 1),
+    ):
+        with pytest.raises(PoolClosedError, match=r"a\.db.*closed"):
+            call()
+    cursor.close()
+    assert blob is None
+    assert not conn.in_use
+
+
+def test_calls_are_counted_while_they_last(conn: Connection) -> None:
+    seen: list[int] = []
+    conn.create_function("look", 0, lambda: seen.append(len(conn.calls)))
+    conn.execute("SELECT look()").fetchall()
+    conn.fetch_row("SELECT look()")
+    conn.run("UPDATE t SET x = look() WHERE id = 1")
+    assert seen == [1, 1, 1]
+    with pytest.raises(sqlite3.OperationalError):
+        conn.execute("SELECT nonsense FROM t")
+    assert not conn.in_use
+
+
+def test_interrupting_a_call_leaves_the_connection_usable(conn: Connection) -> None:
+    threading.Timer(0.05, conn.interrupt).start()
+    with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+        conn.fetch_row("WITH RECURSIVE c(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c")
+    assert conn.fetch_row("SELECT 1") == (1,)
+
+
+@pytest.mark.skipif(not has_wal_reset_bug(), reason="this SQLite is free of the bug")
+def test_warning_comes_once_per_process(tmp_path: Path) -> None:
+    script = """
+import sys, warnings
+warnings.simplefilter("always")
+from shardlite.connection import ConnectionPool
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    for number in range(3):
+        pool = ConnectionPool(f"{sys.argv[1]}/{number}.db", min_connections=2)
+        pool.close_all()
+print([w.category.__name__ for w in seen if "WAL-reset" in str(w.message)])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.strip() == "['WalResetBugWarning']", done.stderr
