@@ -70,6 +70,7 @@ class Result:
         lastrowid: Any = None,
         close: Callable[[], None] | None = None,
         abandon: Callable[[], None] | None = None,
+        rows_moved: int = 0,
     ) -> None:
         self.columns: tuple[str, ...] = tuple(columns)
         """The names of the columns; empty for a statement without rows."""
@@ -77,6 +78,8 @@ class Result:
         """Rows changed by a writing statement, -1 for a query."""
         self.lastrowid = lastrowid
         """The rowid of the last inserted row; None where none was, or where ON CONFLICT may have updated instead."""
+        self.rows_moved = rows_moved
+        """Rows that were brought together before the statement could run, 0 where it ran on the shards."""
         make = row_class(self.columns)
         self._rows: Iterator[Row] = map(make, rows if rows is not None else iter(()))
         self._close = close

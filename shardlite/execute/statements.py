@@ -11,7 +11,8 @@ from typing import Any
 
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
-from shardlite.errors import IntegrityError, OperationalError, ProgrammingError, RoutingError
+from shardlite.errors import IntegrityError, OperationalError, ProgrammingError, RoutingError, reraise
+from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
 from shardlite.execute.insert import is_id_taken
 from shardlite.execute.merge import merge_rows
@@ -20,13 +21,14 @@ from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError, WriteScope
 from shardlite.names import fold
+from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.sequences import Sequence as IdSequence
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.ddl import tokens_of
 from shardlite.sql.facts import Schema, StatementKind
 from shardlite.sql.order import OrderSpec
-from shardlite.sql.plan import Plan, PlanKind
+from shardlite.sql.plan import Plan, PlanKind, Program
 from shardlite.sql.planner import Planner
 from shardlite.sql.tokens import tokenize
 
@@ -101,6 +103,7 @@ class StatementRunner:
                 tables=state.tables,
                 views={fold(item.name): item.sql for item in schema if item.type == "view"},
                 triggers={fold(item.name): item.sql for item in schema if item.type == "trigger"},
+                indexes=_index_texts(schema),
             ),
             lambda sql: self._db.planning().prepare(sql),
         )
@@ -176,6 +179,8 @@ class StatementRunner:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def _read(self, state: State, plan: Plan, timeout_s: float | None) -> Result:
+        if plan.program is not None:
+            return self._gather(state, plan, plan.program, timeout_s)
         if len(plan.shards) == 1:
             streams = self._open(plan, list(plan.shards), timeout_s)
             streams.fill()
@@ -195,6 +200,37 @@ class StatementRunner:
             moved = [((*row[1:], row[0]) for row in part) for part in parts]
             return self._result(plan, streams, merge_rows(moved, _BY_ROWID))
         return self._result(plan, streams, chain.from_iterable(parts))
+
+    def _gather(self, state: State, plan: Plan, program: Program, timeout_s: float | None) -> Result:
+        """Bring the rows to a private database and run the statement there."""
+        coordinator = Coordinator(state.layout.encoding, timeout_s)
+        try:
+            shards = [self._db.shards[shard] for shard in plan.shards]
+            pools = [shard.pool for shard in shards]
+            wait = self._db.timeout_s if timeout_s is None else timeout_s
+            connections = self._db.budget.acquire_all(pools, wait)
+            try:
+                sessions = dict(zip(plan.shards, connections, strict=True))
+                coordinator.load(program.moves, {shard.id: shard for shard in shards}, sessions)
+            finally:
+                self._db.budget.release_all(pools, connections)
+            if not self._db.is_current(state):
+                raise StaleEpochError
+            for sql in program.setup:
+                coordinator.run(sql)
+            cursor = coordinator.run(plan.sql, program.parameters)
+            columns = [column[0] for column in cursor.description or ()]
+            head = cursor.fetchmany(SMALL)
+        except BaseException as error:
+            coordinator.close()
+            if isinstance(error, sqlite3.Error):
+                reraise(error)
+            raise
+        if len(head) < SMALL:
+            coordinator.close()
+            return Result(columns, iter(head), rows_moved=coordinator.rows_moved)
+        rows = coordinator.rows(cursor, head, SMALL)
+        return Result(columns, rows, close=coordinator.close, rows_moved=coordinator.rows_moved)
 
     def _result(self, plan: Plan, streams: _Streams, rows: Iterator[tuple[Any, ...]]) -> Result:
         names = streams.columns[1:] if plan.merge_rowid else streams.columns
@@ -278,6 +314,18 @@ class StatementRunner:
         if plan.kind is PlanKind.EVERY_SHARD:
             counts, rows = counts[:1], rows[: len(rows) // max(1, len(plan.steps))]
         return Result(columns, iter(rows), rowcount=sum(counts), lastrowid=lastrowid)
+
+
+def _index_texts(schema: Iterable[SchemaObject]) -> dict[str, tuple[str, ...]]:
+    """Return the CREATE INDEX texts of each table, without UNIQUE: what they check was checked on the shards."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in schema:
+        if item.type == "index":
+            tokens = tokenize(item.sql).tokens
+            cut = tokens[1] if tokens[1].key == "UNIQUE" else None
+            sql = item.sql if cut is None else item.sql[: cut.start] + item.sql[cut.end :]
+            found[fold(item.tbl_name)] = (*found.get(fold(item.tbl_name), ()), sql)
+    return found
 
 
 def _has_conflict_clause(sql: str) -> bool:

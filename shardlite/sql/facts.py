@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shardlite.names import fold
 from shardlite.router.table import Table
 
 
@@ -73,3 +74,9 @@ class Schema:
     """Trigger name -> its CREATE text."""
     functions: frozenset[str] = frozenset()
     """Functions that the user registered as deterministic (folded)."""
+    indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Folded table name -> the CREATE INDEX texts of its indexes, without UNIQUE."""
+
+    def index_texts(self, table: str) -> tuple[str, ...]:
+        """Return the texts of a table's indexes."""
+        return self.indexes.get(fold(table), ())

@@ -31,6 +31,12 @@ class PlanKind(StrEnum):
     """A write of a reference table: the same on every shard, in one transaction; the count is that of one shard."""
     SPLIT_INSERT = "split insert"
     """An INSERT whose rows belong to several shards: ``steps`` run in one transaction."""
+    PUSH_DOWN = "push-down"
+    """Every shard does its part; the coordinator puts the parts together with ``sql``."""
+    GATHER = "gather"
+    """The rows that the statement needs are brought to the coordinator, where the text runs as written."""
+    GATHER_WRITE = "gather and write"
+    """As a gather, under all shards' locks; what changed there is then written to the shards."""
     DDL = "schema change"
     """The text goes to ``apply_schema``."""
 
@@ -50,6 +56,38 @@ class Step(NamedTuple):
     shard: int
     sql: str
     parameters: Parameters
+
+
+class Move(NamedTuple):
+    """Rows brought together: what ``sql`` gives on each of ``shards`` goes into one table of the coordinator."""
+
+    into: str
+    """The table's name there."""
+    create: str
+    """Its CREATE TABLE text."""
+    insert: str
+    """``INSERT INTO t(a, b)``, without the values."""
+    width: int
+    """How many columns ``sql`` gives."""
+    sql: str
+    parameters: Parameters
+    shards: tuple[int, ...]
+    indexes: tuple[str, ...] = ()
+    """Indexes that are worth making where many rows come."""
+
+    def __str__(self) -> str:
+        where = ", ".join(map(str, self.shards))
+        return f"move to {self.into} from shards {where}: {_one_line(self.sql)}"
+
+
+class Program(NamedTuple):
+    """What is brought to the coordinator before the plan's ``sql`` runs there."""
+
+    moves: tuple[Move, ...]
+    setup: tuple[str, ...] = ()
+    """Texts to run after the moves: views."""
+    parameters: Parameters = ()
+    """Those of the plan's ``sql``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +129,8 @@ class Plan(NamedTuple):
     split: tuple[Step, ...] = ()
     complete: Callable[[Sequence[int]], Plan] | None = None
     """Puts generated ids in their places; call ``with_ids`` instead."""
+    program: Program | None = None
+    """PUSH_DOWN, GATHER, GATHER_WRITE: what comes before ``sql``, which then runs on the coordinator."""
 
     @property
     def id_rows(self) -> int:
@@ -133,6 +173,8 @@ class Plan(NamedTuple):
         lines.append(f"why: {self.reason}")
         if self.merge_rowid:
             lines.append("merge: by rowid")
+        if self.program is not None:
+            lines.extend(map(str, self.program.moves))
         if self.insert is not None and self.insert.id_rows:
             lines.append(f"ids: {self.insert.id_rows} from the sequence of {self.insert.table}")
         if self.insert is not None and self.insert.probe and self.insert.explicit_ids:

@@ -9,8 +9,9 @@ from functools import lru_cache
 from shardlite.errors import NotSupportedError
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
-from shardlite.sql.rules import RULES
+from shardlite.sql.rules import FIRST, RULES
 from shardlite.sql.rules.common import refuse_fail
+from shardlite.sql.rules.gather import gather
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template
 from shardlite.sql.tokens import tokenize
@@ -50,11 +51,23 @@ class Planner:
         statement = Statement(prepared, self._schema)
         if prepared.writes:
             refuse_fail(statement)
-        for rule in RULES:
+        for rule in FIRST:
             template = rule(statement)
             if template is not None:
                 return template
-        raise NotSupportedError(f"no rule plans this {prepared.kind}")
+        why = ""
+        for rule in RULES:
+            try:
+                template = rule(statement)
+            except NotSupportedError as refusal:
+                why = str(refusal)
+                break
+            if template is not None:
+                return template
+        template = gather(statement, why)
+        if template is None:
+            raise NotSupportedError(why or f"no rule plans this {prepared.kind}")
+        return template
 
     def _explain(self, sql: str) -> Template:
         tokens = tokenize(sql).tokens

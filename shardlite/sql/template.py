@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from shardlite.errors import NotSupportedError
 from shardlite.sql.pins import Bound, Pin, Point, Values
-from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
-from shardlite.sql.tokens import Text
+from shardlite.sql.plan import LayoutView, Move, Parameters, Plan, PlanKind, Program
+from shardlite.sql.tokens import Text, tokenize
 
 
 class Template(Protocol):
@@ -102,7 +103,7 @@ class Pinned:
     tables: tuple[str, ...]
     text: Text
     pins: tuple[Pin, ...]
-    otherwise: FannedOut | str
+    otherwise: FannedOut | Gathered | str
     point: Point | None = None
     """The one constant that the key is compared with, where there are no more."""
 
@@ -114,6 +115,8 @@ class Pinned:
         if bound.keys > 1:
             if isinstance(self.otherwise, str):
                 raise NotSupportedError(self.otherwise)
+            if isinstance(self.otherwise, Gathered):
+                return self.otherwise.bind(parameters, layout)
             return self.otherwise.over(bound.shards, parameters)
         return self._plan(bound.shards, parameters)
 
@@ -133,3 +136,73 @@ class Pinned:
             False,
             self.returns_rows,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a gather brings of one table. ``pins`` may leave shards out; ``shards`` is "all" or "home"."""
+
+    into: str
+    create: str
+    insert: str
+    width: int
+    sql: str
+    everywhere: bool
+    pins: tuple[Pin, ...] = ()
+    indexes: tuple[str, ...] = ()
+
+    def bind(self, text: Text, values: Values, parameters: Parameters, layout: LayoutView) -> Move:
+        """Return the move for these parameters."""
+        shards: tuple[int, ...] = (0,)
+        if self.pins:
+            shards = Bound(self.pins, values, layout).shards
+        elif self.everywhere:
+            shards = tuple(range(layout.num_shards))
+        given = parameters_for(self.sql, text, parameters)
+        return Move(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes)
+
+
+def parameters_for(sql: str, text: Text, parameters: Parameters) -> Parameters:
+    """Return the parameters for a piece of a text, in which ``?`` stands with its number."""
+    if isinstance(parameters, Mapping):
+        return parameters
+    if text.names:
+        piece = tokenize(sql)
+        return {name: parameters[index - 1] for name, index in text.names if name in dict(piece.names)}
+    return tuple(parameters[: tokenize(sql).parameter_count])
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A statement that runs as written on the coordinator, over the rows that ``sources`` bring."""
+
+    kind: PlanKind
+    sql: str
+    text: Text
+    sources: tuple[Source, ...]
+    setup: tuple[str, ...]
+    readonly: bool
+    returns_rows: bool
+    reason: str
+    tables: tuple[str, ...]
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        values = Values(self.text, parameters)
+        moves = tuple(source.bind(self.text, values, parameters, layout) for source in self.sources)
+        shards = tuple(sorted({shard for move in moves for shard in move.shards}))
+        if self.kind is PlanKind.GATHER_WRITE:
+            shards = tuple(range(layout.num_shards))
+        return Plan(
+            self.kind,
+            self.sql,
+            parameters,
+            shards,
+            self.readonly,
+            self.reason,
+            self.tables,
+            returns_rows=self.returns_rows,
+            program=Program(moves, self.setup, parameters),
+        )
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        return None

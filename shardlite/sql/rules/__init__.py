@@ -17,4 +17,8 @@ from shardlite.sql.template import Template
 Rule = Callable[[Statement], Template | None]
 """Return a template, None where the rule isn't about the statement, or raise NotSupportedError to refuse it."""
 
-RULES: tuple[Rule, ...] = (session, schema_change, home, reference_write, insert, one_shard, fan_out)
+FIRST: tuple[Rule, ...] = (session, schema_change, home)
+"""Rules whose refusals stand."""
+
+RULES: tuple[Rule, ...] = (reference_write, insert, one_shard, fan_out)
+"""Rules after which a statement that they refuse is gathered; their words say why."""

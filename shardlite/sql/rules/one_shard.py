@@ -18,8 +18,9 @@ from shardlite.sql.rules.common import (
     unlocal_uniqueness,
 )
 from shardlite.sql.rules.fan_out import describe_fan_out
+from shardlite.sql.rules.gather import gather
 from shardlite.sql.statement import Statement
-from shardlite.sql.template import FannedOut, Pinned, Template
+from shardlite.sql.template import FannedOut, Gathered, Pinned, Template
 
 _SEVERAL = "this {kind} pins several keys of {table}: run it once per key, or use manager.update() or delete()"
 
@@ -42,9 +43,11 @@ def one_shard(statement: Statement) -> Template | None:
             )
         return None
     tables = ", ".join(sorted({pin.table for pin in pins}))
-    otherwise: FannedOut | str = _SEVERAL.format(kind=statement.kind, table=pins[0].table)
+    otherwise: FannedOut | Gathered | str = _SEVERAL.format(kind=statement.kind, table=pins[0].table)
     if not writes:
         otherwise = describe_fan_out(statement)
+        if isinstance(otherwise, str):
+            otherwise = gather(statement, otherwise) or otherwise
     return Pinned(
         statement.sql,
         statement.prepared.readonly,

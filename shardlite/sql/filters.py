@@ -1,0 +1,172 @@
+"""Which rows of a table a query can't do without: conditions on that table alone, as text.
+
+A row that fails such a condition reaches no result, so it need not be brought to where the query runs. A condition is
+taken only where it holds for every mention of the table: the WHERE of an inner join, or the ON that a table's own join
+has. A table that is mentioned several times needs the rows of all its mentions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from shardlite.names import quote
+from shardlite.router.table import Table
+from shardlite.sql.cores import Core, Item, Span, conjuncts
+from shardlite.sql.functions import SCALAR
+from shardlite.sql.tokens import Text, Token, TokenKind, words
+
+_SAFE_WORDS = words(
+    """
+    AND OR NOT IN IS NULL ISNULL NOTNULL LIKE GLOB BETWEEN CASE WHEN THEN ELSE END ESCAPE DISTINCT FROM TRUE FALSE
+    """
+)
+_RAISING = words(
+    """
+    abs json json_array json_array_length json_error_position json_extract json_insert json_object json_patch
+    json_pretty json_quote json_remove json_replace json_set json_type jsonb jsonb_array jsonb_extract jsonb_insert
+    jsonb_object jsonb_patch jsonb_remove jsonb_replace jsonb_set -> ->> zeroblob printf format likelihood unistr
+    unistr_quote replace max min
+    """
+)
+"""Functions that can raise an error, which one file might not meet: it may look at another condition first."""
+SAFE_FUNCTIONS = SCALAR - _RAISING
+_ROWIDS = frozenset(("rowid", "_rowid_", "oid"))
+
+
+def filters_of(text: Text, cores: Sequence[Core], tables: Mapping[str, Table]) -> dict[str, str]:
+    """Return for each table (by folded name) the condition that its rows must fulfil; no entry where there is none.
+
+    The conditions name columns by the table's own name; their parameters are numbered (``?1``) or named.
+    """
+    mentions: dict[str, list[tuple[Core, Item]]] = {}
+    for core in cores:
+        for item in core.items:
+            if item.name in tables:
+                mentions.setdefault(item.name, []).append((core, item))
+    found: dict[str, str] = {}
+    for name, places in mentions.items():
+        if len(places) != _times_named(text, name):
+            continue
+        parts = [_conditions(text, core, item, tables) for core, item in places]
+        if all(parts):
+            joined = dict.fromkeys(" AND ".join(f"({part})" for part in each) for each in parts)
+            found[name] = " OR ".join(f"({part})" for part in joined)
+    return found
+
+
+def _times_named(text: Text, name: str) -> int:
+    """Count the tokens that may name the table, its use before a dot (``t.a``) left out."""
+    tokens = text.tokens
+    count = 0
+    for position, token in enumerate(tokens):
+        if token.name != name:
+            continue
+        after = tokens[position + 1].key if position + 1 < len(tokens) else ""
+        before = tokens[position - 1] if position else None
+        if after == ".":
+            continue
+        if before is not None and before.key in ("AS", ".") and not _qualifies_schema(tokens, position):
+            continue
+        count += 1
+    return count
+
+
+def _qualifies_schema(tokens: Sequence[Token], position: int) -> bool:
+    return position >= 2 and tokens[position - 1].key == "." and tokens[position - 2].name in ("main", "temp")
+
+
+def _conditions(text: Text, core: Core, item: Item, tables: Mapping[str, Table]) -> list[str]:
+    if core.nested or core.outer_joins or sum(other.alias == item.alias for other in core.items) != 1:
+        return []
+    spans: list[Span] = []
+    if item.on is not None and item.join in ("inner", "left", "cross", "comma"):
+        spans += conjuncts(text.tokens, item.on)
+    if core.where is not None and item.join != "left":
+        spans += conjuncts(text.tokens, core.where)
+    texts = (condition_text(text, span, core, item, tables) for span in spans)
+    return [found for found in texts if found is not None]
+
+
+def condition_text(text: Text, span: Span, core: Core, item: Item, tables: Mapping[str, Table]) -> str | None:
+    """Return a condition that looks at one source only, its columns named by the table; None for any other."""
+    tokens, table = text.tokens, tables[item.name]
+    pieces: list[str] = []
+    position, reads = span.start, False
+    previous = span.start
+    while position < span.end:
+        token = tokens[position]
+        after = tokens[position + 1].key if position + 1 < span.end else ""
+        replaced: str | None = None
+        step = 1
+        if token.kind is TokenKind.PARAMETER:
+            replaced = f"?{token.index}" if token.text[:1] == "?" else token.text
+        elif token.key in ("CAST", "COLLATE"):
+            step = _skipped(tokens, position, span)
+            if not step:
+                return None
+        elif token.kind in (TokenKind.WORD, TokenKind.QUOTED):
+            if after == "(" and token.kind is TokenKind.WORD and token.key not in _SAFE_WORDS:
+                if token.name not in SAFE_FUNCTIONS:
+                    return None
+            elif after == ".":
+                column = tokens[position + 2].name if position + 2 < span.end else None
+                if token.name != item.alias or not _is_column(table, column):
+                    return None
+                replaced, reads = quote(table.name), True
+                step = 3
+                previous = _take(text, pieces, previous, position, tokens[position], replaced)
+                position += step
+                continue
+            elif token.key not in _SAFE_WORDS or token.kind is TokenKind.QUOTED:
+                if not _is_own(table, token, core, item, tables):
+                    return None
+                replaced, reads = f"{quote(table.name)}.{token.text}", True
+        elif token.key in ("->", "->>"):
+            return None
+        if replaced is not None:
+            previous = _take(text, pieces, previous, position, token, replaced)
+        position += step
+    if not reads:
+        return None
+    pieces.append(_between(text, previous, span.end))
+    return " ".join(piece for piece in pieces if piece)
+
+
+def _take(text: Text, pieces: list[str], previous: int, position: int, token: Token, replaced: str) -> int:
+    """Copy what stands before a token, put a replacement in its place, and return the position after it."""
+    pieces.append(_between(text, previous, position))
+    pieces.append(replaced)
+    return position + 1
+
+
+def _between(text: Text, start: int, end: int) -> str:
+    """Return the text of some tokens without the comments between them."""
+    return " ".join(token.text for token in text.tokens[start:end])
+
+
+def _skipped(tokens: Sequence[Token], position: int, span: Span) -> int:
+    """Return how many tokens to leave alone: a collation's name. CAST isn't followed (its type is any words)."""
+    if tokens[position].key == "CAST":
+        return 0
+    name = tokens[position + 1].name if position + 1 < span.end else None
+    return 2 if name in ("binary", "nocase", "rtrim") else 0
+
+
+def _is_column(table: Table, name: str | None) -> bool:
+    if name is None:
+        return False
+    return name in table.by_name or (name in _ROWIDS and table.rowid_name is not None)
+
+
+def _is_own(table: Table, token: Token, core: Core, item: Item, tables: Mapping[str, Table]) -> bool:
+    """Tell whether an unqualified name is sure to mean a column of this source."""
+    name = token.name
+    if name is None or name not in table.by_name:
+        return False
+    for other in core.items:
+        if other is item:
+            continue
+        known = tables.get(other.name)
+        if known is None or name in known.by_name:
+            return False
+    return True
