@@ -27,16 +27,18 @@ FEW = 500
 INDEX_FROM = 200
 """Rows from which a table's indexes are made: below, SQLite's own scan is faster."""
 _PROGRESS_STEPS = 20_000
+_BATCH = 1_000
 _numbers = itertools.count(1)
 
 
 class Coordinator:
     """One private database. Belongs to one thread at a time."""
 
-    def __init__(self, encoding: str = "UTF-8", timeout_s: float | None = None) -> None:
+    def __init__(self, encoding: str = "UTF-8", timeout_s: float | None = None, *, undo: bool = False) -> None:
+        """``undo``: statements that fail have to leave nothing behind."""
         self.connection = sqlite3.connect("", isolation_level=None, check_same_thread=False, uri=True)
         self.rows_moved = 0
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
+        for pragma in (f"journal_mode = {'MEMORY' if undo else 'OFF'}", "synchronous = OFF"):
             self.connection.execute(f"PRAGMA {pragma}")
         if encoding != "UTF-8":
             self.connection.execute(f'PRAGMA encoding = "{encoding}"')
@@ -54,14 +56,25 @@ class Coordinator:
     # -- rows in ---------------------------------------------------------------------------------------------------
 
     def load(
-        self, moves: Sequence[Move], shards: Mapping[int, SqliteShard], sessions: Mapping[int, Connection]
+        self,
+        moves: Sequence[Move],
+        shards: Mapping[int, SqliteShard],
+        sessions: Mapping[int, Connection],
+        *,
+        locked: bool = False,
     ) -> None:
-        """Make the tables of the moves and bring their rows."""
+        """Make the tables of the moves and bring their rows.
+
+        ``locked``: the sessions are in a transaction, in which nothing can be attached and read elsewhere.
+        """
         large: list[tuple[Move, int]] = []
         counts = [0] * len(moves)
         for number, move in enumerate(moves):
             self.run(move.create)
             for shard in move.shards:
+                if locked:
+                    counts[number] += self._bring_all(move, shards[shard], sessions[shard])
+                    continue
                 found = self._bring_few(move, shards[shard], sessions[shard])
                 counts[number] += found
                 if found < 0:
@@ -93,6 +106,23 @@ class Coordinator:
             self._in_transaction(f"{move.insert} VALUES ({marks})", rows)
             self.rows_moved += len(rows)
         return len(rows)
+
+    def _bring_all(self, move: Move, shard: SqliteShard, session: Connection) -> int:
+        """Bring a shard's rows through Python, however many."""
+        count = 0
+        marks = ", ".join("?" * move.width)
+        try:
+            cursor = session.stream(move.sql, move.parameters)
+            try:
+                while rows := cursor.fetchmany(_BATCH):
+                    self._in_transaction(f"{move.insert} VALUES ({marks})", rows)
+                    count += len(rows)
+            finally:
+                cursor.close()
+        except sqlite3.Error as error:
+            shard.fail(error, move.sql)
+        self.rows_moved += count
+        return count
 
     def _in_transaction(self, sql: str, rows: Sequence[Any]) -> None:
         try:

@@ -297,7 +297,7 @@ class DatabaseCore(ABC):
             if highest >= MAX_INTEGER - 1:
                 return False
             self.catalog.set_next(fold(table.name), max(highest, 0) + 1)
-            self._stop_drawn_ids(scope)
+            self.stop_drawn_ids(scope)
         return True
 
     def take_ids(self, table: Table, count: int) -> Iterator[int]:
@@ -315,9 +315,9 @@ class DatabaseCore(ABC):
         """
         require_new_ids(scope, self.layout.shard_ids, table, ids)
         if drawn:
-            self._stop_drawn_ids(scope)
+            self.stop_drawn_ids(scope)
 
-    def _stop_drawn_ids(self, scope: WriteScope) -> None:
+    def stop_drawn_ids(self, scope: WriteScope) -> None:
         """Make every process draw new ids. All shards are locked."""
         word = self.catalog.fence.bump_sequence_epoch()
         for shard in self.layout.shard_ids:
@@ -344,6 +344,13 @@ class DatabaseCore(ABC):
             texts.append(without_foreign_keys(item.sql, unseen))
         return texts
 
+    def table_texts(self, state: State) -> dict[str, str]:
+        """Return the CREATE TABLE texts by folded name, as the shards have them."""
+        texts = self._shard_schema(state)
+        return {
+            fold(item.name): text for item, text in zip(self.catalog.schema, texts, strict=True) if item.type == "table"
+        }
+
     # -- writing ---------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -354,10 +361,12 @@ class DatabaseCore(ABC):
         *,
         check_epoch: bool = True,
         timeout_s: float | None = None,
+        images: bool = False,
     ) -> Iterator[WriteScope]:
         """Hold the write locks of these shards and commit them together. See ``writes.py``.
 
         ``state`` is the one that the work was routed by: StaleEpochError is raised when the shards have another epoch.
+        ``images``: rows are written as they have to be in the end, foreign keys being seen to already.
         """
         state = state or self.current()
 
@@ -370,7 +379,8 @@ class DatabaseCore(ABC):
             self.budget,
             self.timeout_s if timeout_s is None else timeout_s,
             current if check_epoch else None,
-            state.deferred,
+            () if images else state.deferred,
+            foreign_keys=not images,
         ) as scope:
             yield scope
 

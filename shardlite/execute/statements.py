@@ -14,6 +14,7 @@ from shardlite.driver import sqlite3
 from shardlite.errors import IntegrityError, OperationalError, ProgrammingError, RoutingError, reraise
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
+from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
 from shardlite.execute.merge import merge_rows
 from shardlite.execute.planning import kind_of
@@ -103,6 +104,7 @@ class StatementRunner:
                 tables=state.tables,
                 views={fold(item.name): item.sql for item in schema if item.type == "view"},
                 triggers={fold(item.name): item.sql for item in schema if item.type == "trigger"},
+                ddl=self._db.table_texts(state),
                 indexes=_index_texts(schema),
             ),
             lambda sql: self._db.planning().prepare(sql),
@@ -130,6 +132,8 @@ class StatementRunner:
             self._require_key(state, plan, key, parameters, sql)
             if plan.readonly:
                 return self._read(state, plan, timeout_s)
+            if plan.program is not None:
+                return gather_write(self._db, state, plan, plan.program, timeout_s)
             return self._write(state, plan, timeout_s)
 
         return self._db.with_current(attempt)
@@ -317,14 +321,11 @@ class StatementRunner:
 
 
 def _index_texts(schema: Iterable[SchemaObject]) -> dict[str, tuple[str, ...]]:
-    """Return the CREATE INDEX texts of each table, without UNIQUE: what they check was checked on the shards."""
+    """Return the CREATE INDEX texts of each table."""
     found: dict[str, tuple[str, ...]] = {}
     for item in schema:
         if item.type == "index":
-            tokens = tokenize(item.sql).tokens
-            cut = tokens[1] if tokens[1].key == "UNIQUE" else None
-            sql = item.sql if cut is None else item.sql[: cut.start] + item.sql[cut.end :]
-            found[fold(item.tbl_name)] = (*found.get(fold(item.tbl_name), ()), sql)
+            found[fold(item.tbl_name)] = (*found.get(fold(item.tbl_name), ()), item.sql)
     return found
 
 

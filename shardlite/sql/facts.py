@@ -74,8 +74,10 @@ class Schema:
     """Trigger name -> its CREATE text."""
     functions: frozenset[str] = frozenset()
     """Functions that the user registered as deterministic (folded)."""
+    ddl: Mapping[str, str] = field(default_factory=dict)
+    """Folded table name -> its CREATE TABLE text as the shards have it."""
     indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Folded table name -> the CREATE INDEX texts of its indexes, without UNIQUE."""
+    """Folded table name -> the CREATE INDEX texts of its indexes."""
 
     def index_texts(self, table: str) -> tuple[str, ...]:
         """Return the texts of a table's indexes."""

@@ -88,6 +88,8 @@ class Program(NamedTuple):
     """Texts to run after the moves: views."""
     parameters: Parameters = ()
     """Those of the plan's ``sql``."""
+    written: tuple[str, ...] = ()
+    """GATHER_WRITE: the tables that may change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from shardlite.errors import NotSupportedError
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
-from shardlite.sql.rules.common import refuse_fail
 from shardlite.sql.rules.gather import gather
 from shardlite.sql.statement import Statement
-from shardlite.sql.template import Template
+from shardlite.sql.template import Template, WithFallback
 from shardlite.sql.tokens import tokenize
 
 CACHED_TEXTS = 1024
@@ -49,8 +48,6 @@ class Planner:
         if prepared.kind is StatementKind.EXPLAIN:
             return self._explain(sql)
         statement = Statement(prepared, self._schema)
-        if prepared.writes:
-            refuse_fail(statement)
         for rule in FIRST:
             template = rule(statement)
             if template is not None:
@@ -63,7 +60,7 @@ class Planner:
                 why = str(refusal)
                 break
             if template is not None:
-                return template
+                return template if prepared.readonly else WithFallback(template, partial(gather, statement))
         template = gather(statement, why)
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from shardlite.names import fold
 from shardlite.router.table import Column, Table, TableKind
+from shardlite.sql.cores import Core, cores_of
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.parse import Parsed, parse
 from shardlite.sql.tokens import Text, TokenKind, closing, tokenize
@@ -37,6 +38,11 @@ class Statement:
         return parse(self.text)
 
     @cached_property
+    def cores(self) -> list[Core]:
+        """Where the clauses of its SELECTs stand."""
+        return cores_of(self.text)
+
+    @cached_property
     def scopes(self) -> Scopes | None:
         """The tables and facts of the tree."""
         if self.parsed is None:
@@ -52,6 +58,9 @@ class Statement:
     def tables(self) -> tuple[Table, ...]:
         """All base tables that SQLite reads or writes for it, behind views, triggers and foreign keys too, by name."""
         names = {access.table for access in self.prepared.reads | self.prepared.writes}
+        if self.kind is StatementKind.INSERT:
+            # SQLite's transfer of whole tables (INSERT INTO t SELECT * FROM u) is done before it reports what is read.
+            names |= {item.name for core in self.cores for item in core.items}
         found = [self.schema.tables[name] for name in names if name in self.schema.tables]
         return tuple(sorted(found, key=lambda table: fold(table.name)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -185,6 +185,7 @@ class Gathered:
     returns_rows: bool
     reason: str
     tables: tuple[str, ...]
+    written: tuple[str, ...] = ()
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
@@ -201,8 +202,28 @@ class Gathered:
             self.reason,
             self.tables,
             returns_rows=self.returns_rows,
-            program=Program(moves, self.setup, parameters),
+            program=Program(moves, self.setup, parameters, self.written),
         )
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
         return None
+
+
+class WithFallback:
+    """A template that may refuse its parameters, and how the statement runs then. Safe for threads."""
+
+    def __init__(self, first: Template, otherwise: Callable[[str], Gathered | None]) -> None:
+        self._first = first
+        self._otherwise = otherwise
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        try:
+            return self._first.bind(parameters, layout)
+        except NotSupportedError as refusal:
+            found = self._otherwise(str(refusal))
+            if found is None:
+                raise
+            return found.bind(parameters, layout)
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        return self._first.keys(parameters)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import cores_of
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.filters import filters_of
 from shardlite.sql.pins import Pin, pin_of
@@ -16,17 +15,19 @@ from shardlite.sql.stubs import index_ddl, source_columns, stub_ddl
 from shardlite.sql.template import Gathered, Source
 from shardlite.sql.tokens import Text, tokenize
 
+_WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
+
 
 def gather(statement: Statement, why: str = "") -> Gathered | None:
-    """Gather a query: of each table the columns and rows that it can need. ``why`` says why no other rule did it."""
-    if statement.kind is not StatementKind.SELECT or not statement.prepared.readonly:
+    """Gather a query or a change of rows. ``why`` says why no other rule did it.
+
+    Of a table that is only read come the columns and rows that can be needed; a table that may change comes whole.
+    """
+    if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
-    for table in statement.tables:
-        if table.virtual:
-            raise NotSupportedError(
-                f"the virtual table {table.name} and sharded tables in one query: read it first and pass its values "
-                "as parameters"
-            )
+    _refuse_virtual(statement)
+    if statement.kind in _WRITES or not statement.prepared.readonly:
+        return _gather_write(statement, why)
     filters = _filters(statement)
     sources = tuple(_source(statement, table, filters.get(fold(table.name))) for table in statement.tables)
     return Gathered(
@@ -42,6 +43,88 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
     )
 
 
+def _refuse_virtual(statement: Statement) -> None:
+    for table in statement.tables:
+        if table.virtual:
+            raise NotSupportedError(
+                f"the virtual table {table.name} beside sharded tables: read it in a statement of its own and pass its "
+                "values as parameters"
+            )
+
+
+def _gather_write(statement: Statement, why: str) -> Gathered:
+    """Bring all that the change may touch, with its constraints and triggers, so that it runs as on one file."""
+    written = statement.written
+    refuse_unchecked_conflicts(statement)
+    for table in written:
+        if table.rowid_name is None and not table.without_rowid:
+            raise NotSupportedError(f"{table.name} hides its rowid behind columns of all its names: rename one of them")
+        if table.explicit_key and statement.kind is StatementKind.INSERT and fold(table.name) == statement.target:
+            raise NotSupportedError(
+                f"INSERT INTO {table.name}: its key stands beside the row: use manager.insert({table.name!r}, row, key)"
+            )
+    sources = tuple(_whole(statement, table) for table in statement.tables)
+    indexes = [text for table in statement.tables for text in statement.schema.index_texts(table.name)]
+    touched = {fold(table.name) for table in statement.tables} | set(statement.views)
+    triggers = [sql for sql in statement.schema.triggers.values() if trigger_target(sql) in touched]
+    views = [sql for name, sql in statement.schema.views.items() if name in _views_for(statement)]
+    return Gathered(
+        PlanKind.GATHER_WRITE,
+        statement.sql,
+        statement.text,
+        sources,
+        (*indexes, *views, *triggers),
+        False,
+        statement.returns_rows,
+        why or "the rows are brought together",
+        statement.table_names,
+        tuple(table.name for table in written),
+    )
+
+
+def _views_for(statement: Statement) -> set[str]:
+    """Return the views that it needs: those that SQLite reported, and the one that it writes to."""
+    return set(statement.views) | {statement.target or ""}
+
+
+def _whole(statement: Statement, table: Table) -> Source:
+    names = [quote(column.name) for column in table.columns if column.writable]
+    if table.rowid_name is not None and table.rowid_alias is None:
+        names.insert(0, table.rowid_name)
+    listed = ", ".join(names)
+    return Source(
+        table.name,
+        statement.schema.ddl[fold(table.name)],
+        f"INSERT INTO main.{quote(table.name)}({listed})",
+        len(names),
+        f"SELECT {listed} FROM main.{quote(table.name)}",
+        table.kind is TableKind.SHARDED,
+    )
+
+
+def refuse_unchecked_conflicts(statement: Statement) -> None:
+    """Refuse a statement that tolerates conflicts with a uniqueness that nobody checks (constraints="checked")."""
+    words = statement.text.keywords()
+    target = statement.schema.tables.get(statement.target or "")
+    if target is None or not target.unenforced or not words & {"REPLACE", "IGNORE", "CONFLICT"}:
+        return
+    unique = [text for text in target.unenforced if "UNIQUE" in text.upper() or "PRIMARY KEY" in text.upper()]
+    if unique:
+        raise NotSupportedError(
+            f"a tolerated conflict on {target.name}, whose {unique[0]} is checked only by manager.check(): "
+            "look the row up first, then insert or update"
+        )
+
+
+def trigger_target(sql: str) -> str:
+    """Return the folded name of the table or view that a trigger stands on."""
+    tokens = tokenize(sql).tokens
+    at = next((i for i, token in enumerate(tokens) if token.key == "ON"), 0) + 1
+    if at + 2 < len(tokens) and tokens[at + 1].key == ".":
+        at += 2
+    return tokens[at].name or ""
+
+
 def _source(statement: Statement, table: Table, condition: str | None) -> Source:
     selected, inserted = source_columns(table, wanted_columns(statement, table))
     sql = f"SELECT {', '.join(selected)} FROM main.{quote(table.name)}"
@@ -55,7 +138,7 @@ def _source(statement: Statement, table: Table, condition: str | None) -> Source
         sql,
         table.kind is TableKind.SHARDED,
         _pins(statement, table),
-        tuple(index_ddl(table)) + statement.schema.index_texts(table.name),
+        (*index_ddl(table), *map(without_unique, statement.schema.index_texts(table.name))),
     )
 
 
@@ -76,7 +159,7 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
 
 def _filters(statement: Statement) -> dict[str, str]:
     """Return the conditions under which rows have to come; none for a table that a view reads as well."""
-    found = filters_of(statement.text, cores_of(statement.text), statement.schema.tables)
+    found = filters_of(statement.text, statement.cores, statement.schema.tables)
     behind = {access.table for access in statement.prepared.reads if access.via in statement.schema.views}
     return {name: condition for name, condition in found.items() if name not in behind}
 
@@ -107,3 +190,9 @@ def without_index_hints(text: Text) -> str:
         if tokens[position + 1].key == "INDEXED" and tokens[position + 2].key == "BY":
             sql = sql[: tokens[position + 1].start] + sql[tokens[position + 3].end :]
     return sql
+
+
+def without_unique(sql: str) -> str:
+    """Make an ordinary index of a unique one: what it checks was checked on the shards."""
+    tokens = tokenize(sql).tokens
+    return sql[: tokens[1].start] + sql[tokens[1].end :] if tokens[1].key == "UNIQUE" else sql
