@@ -22,7 +22,8 @@ from shardlite.names import fold, quote
 from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.introspect import describe, table_names
 from shardlite.router.table import ConstraintMode, Table, TableKind
-from shardlite.sql.ddl import conflict_clauses, first_words, tokens_of, without_foreign_keys
+from shardlite.sql.ddl import conflict_clauses, without_foreign_keys
+from shardlite.sql.tokens import first_words, tokens_of
 
 _DELETE, _INSERT, _READ, _UPDATE = 9, 18, 20, 23
 
@@ -99,7 +100,7 @@ class SchemaDraft:
 
     def _refuse(self, statement: str, words: tuple[str, ...]) -> None:
         if words[:2] == ("CREATE", "TABLE"):
-            keywords = [token.text.upper() for token in tokens_of(statement) if not token.quoted]
+            keywords = [token.key for token in tokens_of(statement)]
             if "AS" in keywords and "(" not in keywords[: keywords.index("AS")]:
                 raise NotSupportedError("CREATE TABLE ... AS SELECT: create the table, then insert the rows")
 

@@ -23,12 +23,11 @@ from shardlite.names import fold
 from shardlite.router.sequences import Sequence as IdSequence
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
-from shardlite.sql.ddl import tokens_of
 from shardlite.sql.facts import Schema, StatementKind
 from shardlite.sql.order import OrderSpec
 from shardlite.sql.plan import Plan, PlanKind
 from shardlite.sql.planner import Planner
-from shardlite.sql.tokens import tokenize
+from shardlite.sql.tokens import tokenize, tokens_of
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
