@@ -9,6 +9,7 @@ from shardlite.names import fold
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.facts import Access, StatementKind
 from shardlite.sql.pins import Pin, pin_of
+from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
 from shardlite.sql.tokens import Token, closing, tokenize
 
@@ -126,6 +127,12 @@ def refuse_reference_writes(statement: Statement) -> None:
             )
 
 
+def ignores(statement: Statement) -> bool:
+    """Tell whether an UPDATE leaves a row as it is where its new values would conflict: UPDATE OR IGNORE."""
+    keys = [token.key for token in statement.text.tokens]
+    return ["UPDATE", "OR", "IGNORE"] in (keys[at : at + 3] for at in range(len(keys)))
+
+
 def replaces(statement: Statement) -> bool:
     """Tell whether a conflict makes rows go: REPLACE INTO, INSERT OR REPLACE, UPDATE OR REPLACE."""
     tokens = statement.text.tokens
@@ -139,13 +146,10 @@ def replaces(statement: Statement) -> bool:
 
 def unlocal_uniqueness(table: Table) -> str | None:
     """Return a uniqueness of the table that no single shard can see, in words, or None when there is none."""
-    keys = {fold(name) for name in table.key_columns}
-    for constraint in table.unique:
-        columns = {fold(column) for column in constraint.columns if column is not None}
-        if not keys or not keys <= columns:
-            named = ", ".join(column or "an expression" for column in constraint.columns)
-            return f"UNIQUE ({named})"
-    if table.rowid_alias is not None and keys != {fold(table.rowid_alias)}:
+    for constraint in unseen_uniqueness(table):
+        named = ", ".join(column or "an expression" for column in constraint.columns)
+        return f"UNIQUE ({named})"
+    if table.rowid_alias is not None and {fold(name) for name in table.key_columns} != {fold(table.rowid_alias)}:
         return f"PRIMARY KEY ({table.rowid_alias})"
     return None
 
