@@ -3,7 +3,7 @@
 Rewrites never print a tree back; they cut the original text at the offsets of these tokens. The rules are those of
 SQLite's own tokenizer, with its surprises: a comment may end with the text, ``/*`` alone is two operators, a byte order
 mark is space, ``$a::b(c)`` is one parameter, and what it can't read is one token up to a place that it chooses
-(``TokenKind.ILLEGAL``). Where the rules differ by version, those of the SQLite in use hold.
+(``TokenKind.ILLEGAL``). Digits may have separators (``1_000``), which SQLite before 3.46 refuses.
 """
 
 from __future__ import annotations
@@ -13,37 +13,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shardlite.driver import SQLITE_VERSION
-from shardlite.names import fold
+from shardlite.names import fold, unfold
 
 _ID = r"A-Za-z0-9_$\x80-\U0010ffff"
 
 
-def _pattern(version: tuple[int, int, int]) -> re.Pattern[str]:
-    """Return the pattern of one token, or of space or a comment, for a version of SQLite."""
-    if version >= (3, 46, 0):  # digits may be separated
-        digit, hexadecimal = "[0-9_]", rf"0[xX][0-9a-fA-F][0-9a-fA-F_]*+(?![{_ID}])"
-    else:
-        digit, hexadecimal = "[0-9]", "0[xX][0-9a-fA-F]++"
-    decimal = rf"(?:[0-9]{digit}*+(?:\.{digit}*+)?+|\.[0-9]{digit}*+)(?:[eE][+-]?[0-9]{digit}*+)?+"
-    return re.compile(
-        r"(?P<space>[ \t\n\f\r][ \t\n\v\f\r]*+|\ufeff)"
-        r"|(?P<comment>--[^\n]*+|/\*(?:.*?\*/|.+))"
-        r"|(?P<blob>[xX]'(?:[0-9a-fA-F]{2})*+')"
-        r"|(?P<string>'[^']*+(?:''[^']*+)*+')"
-        r'|(?P<quoted>"[^"]*+(?:""[^"]*+)*+"|`[^`]*+(?:``[^`]*+)*+`|\[[^\]]*+\])'
-        rf"|(?P<number>{hexadecimal}|{decimal}(?![{_ID}]))"
-        rf"|(?P<parameter>\?[0-9]*+|[@:#$](?:::)*+[{_ID}](?:[{_ID}]|::)*+(?:\([^) \t\n\v\f\r]*+\)|(?!\()))"
-        rf"|(?P<illegal>[xX]'[^']*+'?|{decimal}[{_ID}]+|['\"`\[].*"
-        rf"|[@:#$](?:::)*+(?:[{_ID}](?:[{_ID}]|::)*+(?:\([^) \t\n\v\f\r]*+)?)?)"
-        rf"|(?P<word>[A-Za-z_\x80-\U0010ffff][{_ID}]*+)"
-        r"|(?P<operator>->>|->|\|\||<<|>>|<=|>=|<>|!=|==|[-+*/%<>=&|~(),.;])"
-        r"|(?P<unknown>.)",
-        re.DOTALL,
-    )
-
-
-_TOKEN = _pattern(SQLITE_VERSION)
+_DECIMAL_TEXT = r"(?:[0-9][0-9_]*+(?:\.[0-9_]*+)?+|\.[0-9][0-9_]*+)(?:[eE][+-]?[0-9][0-9_]*+)?+"
+_TOKEN = re.compile(
+    r"(?P<space>[ \t\n\f\r][ \t\n\v\f\r]*+|\ufeff)"
+    r"|(?P<comment>--[^\n]*+|/\*(?:.*?\*/|.+))"
+    r"|(?P<blob>[xX]'(?:[0-9a-fA-F]{2})*+')"
+    r"|(?P<string>'[^']*+(?:''[^']*+)*+')"
+    r'|(?P<quoted>"[^"]*+(?:""[^"]*+)*+"|`[^`]*+(?:``[^`]*+)*+`|\[[^\]]*+\])'
+    rf"|(?P<number>0[xX][0-9a-fA-F][0-9a-fA-F_]*+|{_DECIMAL_TEXT}(?![{_ID}]))"
+    rf"|(?P<parameter>\?[0-9]*+|[@:#$](?:::)*+[{_ID}](?:[{_ID}]|::)*+(?:\([^) \t\n\v\f\r]*+\)|(?!\()))"
+    rf"|(?P<illegal>[xX]'[^']*+'?|{_DECIMAL_TEXT}[{_ID}]+|['\"`\[].*"
+    rf"|[@:#$](?:::)*+(?:[{_ID}](?:[{_ID}]|::)*+(?:\([^) \t\n\v\f\r]*+)?)?)"
+    rf"|(?P<word>[A-Za-z_\x80-\U0010ffff][{_ID}]*+)"
+    r"|(?P<operator>->>|->|\|\||<<|>>|<=|>=|<>|!=|==|[-+*/%<>=&|~(),.;])"
+    r"|(?P<unknown>.)",
+    re.DOTALL,
+)
 
 
 def words(text: str) -> frozenset[str]:
@@ -144,7 +134,7 @@ def scan(sql: str) -> list[Token]:
             else:
                 index = named.setdefault(text, largest + 1)
             largest = max(largest, index)
-        key = text.upper() if group == "word" else text if group == "operator" else ""
+        key = unfold(text) if group == "word" else text if group == "operator" else ""
         kind = TokenKind.ILLEGAL if group == "unknown" else TokenKind(group)
         tokens.append(Token(kind, text, match.start(), match.end(), key, index))
     return tokens
@@ -163,7 +153,7 @@ def tokens_of(sql: str) -> list[Token]:
 
 def first_words(sql: str, count: int = 4) -> tuple[str, ...]:
     """Return what the first tokens of a statement say, in upper case."""
-    return tuple(token.value.upper() for token in tokens_of(sql)[:count])
+    return tuple(unfold(token.value) for token in tokens_of(sql)[:count])
 
 
 def tokenize(sql: str) -> Text:
@@ -311,18 +301,18 @@ def constant_of(tokens: Sequence[Token]) -> Constant | None:
     """Return the constant that an expression is: a literal or a parameter, with signs and parentheses; else None."""
     while len(tokens) >= 2 and tokens[0].key == "(" and closing(tokens, 0) == len(tokens) - 1:
         tokens = tokens[1:-1]
-    negative = False
+    minuses = 0
     while len(tokens) > 1 and tokens[0].key in ("-", "+"):
-        negative ^= tokens[0].key == "-"
+        minuses += tokens[0].key == "-"
         tokens = tokens[1:]
-    if len(tokens) != 1:
+    if len(tokens) != 1 or (minuses and tokens[0].kind is not TokenKind.NUMBER):  # a minus makes a number of a text
         return None
-    return _single(tokens[0], negative)
+    return _single(tokens[0], negative=minuses % 2 == 1)
 
 
 def _single(token: Token, negative: bool) -> Constant | None:
     if token.kind is TokenKind.PARAMETER:
-        return None if negative else Constant(parameter=token.index)
+        return Constant(parameter=token.index)
     if token.kind is TokenKind.NUMBER:
         number = number_of(token.text)
         if number is None:
@@ -330,8 +320,6 @@ def _single(token: Token, negative: bool) -> Constant | None:
         if negative and token.text.replace("_", "").lstrip("0") == str(1 << 63):
             return Constant(-(1 << 63))
         return Constant(-number if negative else number)
-    if negative:
-        return None
     if token.kind is TokenKind.STRING:
         return Constant(token.value)
     if token.kind is TokenKind.BLOB:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from shardlite.driver import sqlite3
+import re
+
+from shardlite.driver import SQLITE_VERSION, sqlite3
 from shardlite.sql.tokens import TokenKind, tokens_of
 
 NEEDS_PARENTHESIS = "SELECT CAST/**/"
@@ -13,6 +15,11 @@ NO_PARENTHESIS = "INSERT OR/**/"
 END = "incomplete input"
 _SYNTAX = ('near "', '": syntax error')
 _UNRECOGNIZED = ('unrecognized token: "', '"')
+
+DEPENDS_ON_VERSION = re.compile(
+    r"0[xX][0-9a-fA-F][0-9a-fA-F_]*[G-Zg-z$\x80-\U0010ffff]"  # two tokens, unrecognized since SQLite 3.46
+    + ("" if SQLITE_VERSION >= (3, 46, 0) else "|(?:0[xX][0-9a-fA-F]+|[0-9])_")  # there are separators since then
+)
 
 
 class Oracle:
