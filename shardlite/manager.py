@@ -232,7 +232,11 @@ class ShardManager:
         return self._statements.execute(sql, parameters, key=key, timeout_s=timeout)
 
     def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
-        """Run one writing statement for each set of parameters, all in one transaction."""
+        """Run one writing statement for each set of parameters, all in one transaction.
+
+        As in ``sqlite3``, the rows of a RETURNING clause are not kept and ``lastrowid`` is not set; the result has the
+        columns and the sum of the row counts.
+        """
         return self._statements.executemany(sql, seq)
 
     def explain(self, sql: str, parameters: Parameters = ()) -> Plan:

@@ -316,7 +316,7 @@ class SchemaDraft:
         if not rows:
             return
         # Needs the SQL parser, which takes a third of a second to import: only where there is a trigger.
-        from shardlite.sql.triggers import conflict_of, raises, read_trigger
+        from shardlite.sql.triggers import conflict_of, read_trigger, stops_half_way
 
         for (name,) in rows:
             table = self._tables.get(fold(name))
@@ -334,10 +334,8 @@ class SchemaDraft:
             if item.type != "trigger":
                 continue
             text = read_trigger(item.name, item.tbl_name, item.sql)
-            if raises(text, "FAIL"):
-                raise NotSupportedError(
-                    f"trigger {item.name}: RAISE(FAIL) can't keep what was done before it: use RAISE(ABORT, ...)"
-                )
+            if (why := stops_half_way(text)) is not None:
+                raise NotSupportedError(f"trigger {item.name}: {why}")
             fired = self._tables.get(fold(item.tbl_name))
             conflict = None
             if fired is not None and fired.kind is not TableKind.SINGLE:

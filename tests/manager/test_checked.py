@@ -231,3 +231,29 @@ def test_explicit_keys(make_manager: Make) -> None:
     for key in ("x", "x", "y"):
         manager.insert("notes", {"body": "same"}, key=key)
     assert [problem.kind.value for problem in manager.check().problems] == ["unique"]
+
+
+def test_triggers_that_tolerate_a_conflict(make_manager: Make) -> None:
+    """A trigger's own OR IGNORE, or the firing statement's, can't know of a row on another shard."""
+    manager = make_manager(num_shards=3)
+    manager.create_table("CREATE TABLE fired (k INTEGER PRIMARY KEY, v TEXT)")
+    log = "CREATE TABLE log (k INTEGER NOT NULL, v TEXT UNIQUE, PRIMARY KEY (k, v)) WITHOUT ROWID"
+    manager.create_table(log, shard_key="k", constraints="checked")
+    trigger = "CREATE TRIGGER keep AFTER {} ON fired BEGIN {} INTO log (k, v) VALUES (NEW.k, NEW.v){}; END"
+    for how, tail in (("INSERT OR IGNORE", ""), ("REPLACE", ""), ("INSERT", " ON CONFLICT (v) DO NOTHING")):
+        with pytest.raises(NotSupportedError, match=r"keep.*log that conflicts with UNIQUE \(v\)"):
+            manager.apply_schema(trigger.format("INSERT", how, tail))
+    manager.apply_schema(trigger.format("INSERT", "INSERT", ""))
+    manager.apply_schema(trigger.format("UPDATE", "INSERT", "").replace("keep", "keep_too"))
+    for k in (1, 2, 3):
+        manager.execute("INSERT INTO fired VALUES (?, 'same')", (k,))
+    assert manager.count("log") == 3
+    for sql in (
+        "INSERT OR IGNORE INTO fired VALUES (9, 'same')",
+        "REPLACE INTO fired VALUES (9, 'same')",
+        "UPDATE OR IGNORE fired SET v = 'other' WHERE k = 1",
+        "UPDATE OR REPLACE fired SET v = 'other' WHERE k = 1",
+    ):
+        with pytest.raises(NotSupportedError, match=r"trigger keep(_too)? writes log.*UNIQUE \(v\)"):
+            manager.execute(sql)
+    assert manager.count("fired") == 3

@@ -13,6 +13,7 @@ from shardlite.sql.rules.common import (
     refuse_key_changes,
     refuse_mixed,
     refuse_reference_writes,
+    refuse_tolerance_in_triggers,
     refuse_triggers,
     refuse_views,
     replaces,
@@ -69,6 +70,8 @@ def _check_write(statement: Statement) -> None:
     refuse_triggers(statement)
     refuse_reference_writes(statement)
     refuse_key_changes(statement)
+    if ignores(statement) or replaces(statement):
+        refuse_tolerance_in_triggers(statement, "OR IGNORE" if ignores(statement) else "OR REPLACE")
     if target is None or (unlocal := unlocal_uniqueness(target)) is None:
         return
     if ignores(statement) and not unlocal.startswith("PRIMARY KEY"):  # an INTEGER PRIMARY KEY can't be updated
