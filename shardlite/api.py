@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shardlite.config import check_seconds
 from shardlite.errors import ProgrammingError
 from shardlite.execute.result import Result
 from shardlite.manager import ShardManager
@@ -39,6 +40,8 @@ def get_manager() -> ShardManager:
 def shutdown(timeout: float | None = None) -> None:
     """Close the default manager, if there is one."""
     global _manager
+    if timeout is not None:
+        check_seconds("timeout", timeout)
     with _lock:
         manager, _manager = _manager, None
     if manager is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from shardlite.config import Constraints, Durability, ShardliteConfig
+from shardlite.config import Constraints, Durability, ShardliteConfig, check_seconds
 from shardlite.connection import ConnectionPool
 from shardlite.errors import ProgrammingError
 from shardlite.execute.aggregates import aggregate
@@ -227,12 +227,19 @@ class ShardManager:
         schema changes. All else is refused by name (NotSupportedError), never answered wrongly.
 
         :param key: an assertion: RoutingError if the statement doesn't belong wholly to that key's shard.
-        :param timeout: seconds to wait for connections and locks.
+        :param timeout: seconds to wait for connections and locks, 0 for not at all; None: ``connection_timeout``.
+        :raises ProgrammingError: ``timeout`` is no number of seconds, 0 or more.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         return self._statements.execute(sql, parameters, key=key, timeout_s=timeout)
 
     def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
-        """Run one writing statement for each set of parameters, all in one transaction."""
+        """Run one writing statement for each set of parameters, all in one transaction.
+
+        As in ``sqlite3``, the rows of a RETURNING clause are not kept and ``lastrowid`` is not set; the result has the
+        columns and the sum of the row counts.
+        """
         return self._statements.executemany(sql, seq)
 
     def explain(self, sql: str, parameters: Parameters = ()) -> Plan:
@@ -310,7 +317,12 @@ class ShardManager:
         """Close everything; connections in use are ended. Idempotent.
 
         Afterwards no file of the directory is open and no ``-wal`` or ``-shm`` is left by this process.
+
+        :param timeout: seconds for each connection in use to end; what hasn't by then is closed in the background.
+        :raises ProgrammingError: ``timeout`` is no number of seconds, 0 or more; nothing was closed.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         self._database.close(timeout)
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from shardlite.config import check_seconds
 from shardlite.connection import fork
 from shardlite.connection.checkpoint import Checkpointer, CheckpointSettings, Reader
 from shardlite.connection.connection import Connection, Holder
@@ -126,7 +127,10 @@ class ConnectionPool(ExpressLane):
         :raises PoolExhaustedError: none became free in time; says who holds them.
         :raises PoolClosedError: the pool is closed.
         :raises OperationalError: the file can't be opened.
+        :raises ProgrammingError: ``timeout`` is no number of seconds, 0 or more.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         conn = None
         try:
             conn = self._take(timeout, _getframe(1))
@@ -139,6 +143,8 @@ class ConnectionPool(ExpressLane):
 
     def acquire(self, timeout: float | None = None) -> Connection:
         """As ``get_connection``, but with SQLite's busy timeout 0, for callers that poll (``busy.py``)."""
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         conn = None
         try:
             conn = self._take(timeout, _getframe(1))
@@ -226,6 +232,7 @@ class ConnectionPool(ExpressLane):
         running are interrupted. Returns when all is closed, or after ``timeout`` seconds; what couldn't be
         interrupted until then is closed in the background. May be repeated; ``open`` opens the pool again.
         """
+        check_seconds("timeout", timeout)
         with self._lock:
             self._closed = True
             self._fast_until = _NEVER
@@ -402,6 +409,8 @@ class ConnectionContext:
     __slots__ = ("__weakref__", "_conn", "_holder", "_pool", "_timeout")
 
     def __init__(self, pool: ConnectionPool, timeout: float | None) -> None:
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         self._pool = pool
         self._timeout = timeout
         self._conn: Connection | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from types import CodeType
 
+from shardlite.config import check_seconds
 from shardlite.connection.connection import Connection, Holder
 from shardlite.connection.opening import ConnectionSettings, restore_settings
 from shardlite.driver import sqlite3
@@ -48,7 +49,8 @@ class PoolOptions:
                 f"min_connections must be between 0 and max_connections ({self.max_connections}), "
                 f"not {self.min_connections}"
             )
-        for name in ("timeout", "max_lifetime", "max_idle"):
+        check_seconds("timeout", self.timeout)
+        for name in ("max_lifetime", "max_idle"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value < 0:
                 raise ProgrammingError(f"{name} must be a number of seconds, 0 or more, not {value!r}")

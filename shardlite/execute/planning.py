@@ -15,7 +15,7 @@ from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError, ProgrammingError, reraise
 from shardlite.names import fold, is_reserved
 from shardlite.sql.facts import Access, Prepared, StatementKind
-from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, words
+from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of, words
 
 _DELETE, _INSERT, _READ, _UPDATE, _FUNCTION = 9, 18, 20, 23, 31
 _OWN_TABLES = words(
@@ -276,8 +276,7 @@ def split_statements(sql: str) -> list[str]:
         raise ProgrammingError(f"the SQL contains a null character: {sql[:60]!r}")
     statements: list[str] = []
     start = 0
-    tokens = _raw_tokens(sql)
-    for token in tokens:
+    for token in tokens_of(sql):
         if token.key == ";" and token.start >= start and sqlite3.complete_statement(sql[start : token.end]):
             statement = sql[start : token.start].strip().lstrip("; \t\r\n")
             if tokenize(statement).tokens:
@@ -289,10 +288,6 @@ def split_statements(sql: str) -> list[str]:
             raise ProgrammingError(f"incomplete input: {rest[:60]!r}")
         statements.append(rest)
     return statements
-
-
-def _raw_tokens(sql: str) -> tuple[Token, ...]:
-    return tokenize(sql + "\n;;x").tokens[:-1]
 
 
 def check_ddl(statement: str) -> None:

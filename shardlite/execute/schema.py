@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from shardlite.driver import sqlite3
-from shardlite.errors import NotSupportedError, ProgrammingError, reraise
+from shardlite.errors import InternalError, NotSupportedError, ProgrammingError, reraise
 from shardlite.execute.placement import (
     Placement,
     foreign_key_text,
     place,
-    refuse_conflict_clauses,
+    refuse_definition,
     sees_parent,
+    shard_text,
     unseen_constraints,
 )
 from shardlite.execute.planning import check_ddl
@@ -22,7 +24,9 @@ from shardlite.names import fold, quote
 from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.introspect import describe, table_names
 from shardlite.router.table import ConstraintMode, Table, TableKind
-from shardlite.sql.ddl import conflict_clauses, first_words, tokens_of, without_foreign_keys
+from shardlite.sql.ddl import conflict_clauses
+from shardlite.sql.shard_schema import identity_columns, lookup_indexes, unseen_uniqueness
+from shardlite.sql.tokens import first_words, tokens_of
 
 _DELETE, _INSERT, _READ, _UPDATE = 9, 18, 20, 23
 
@@ -51,6 +55,8 @@ class SchemaDraft:
         self._tables: dict[str, Table] = dict(tables)
         self._renamed: dict[str, str] = {}
         self._created: dict[str, int] = {}
+        self._unique_indexes: dict[int, str] = {}
+        """Position of a CREATE UNIQUE INDEX in the statements -> the index's name."""
         self._statements: list[str] = []
         self._conn = sqlite3.connect(":memory:", isolation_level=None)
         self._conn.execute(f"PRAGMA encoding = '{encoding}'")
@@ -95,11 +101,15 @@ class SchemaDraft:
         if self._objects() == before and words[0] not in ("REINDEX", "ANALYZE"):
             return  # IF NOT EXISTS, IF EXISTS
         self._statements.append(statement)
+        if words[:2] == ("CREATE", "UNIQUE"):
+            known = {item.name for item in before if item.type == "index"}
+            made = (item.name for item in self._objects() if item.type == "index" and item.name not in known)
+            self._unique_indexes[len(self._statements) - 1] = next(made)
         self._follow(words, set(names), set(table_names(self._conn)), before)
 
     def _refuse(self, statement: str, words: tuple[str, ...]) -> None:
         if words[:2] == ("CREATE", "TABLE"):
-            keywords = [token.text.upper() for token in tokens_of(statement) if not token.quoted]
+            keywords = [token.key for token in tokens_of(statement)]
             if "AS" in keywords and "(" not in keywords[: keywords.index("AS")]:
                 raise NotSupportedError("CREATE TABLE ... AS SELECT: create the table, then insert the rows")
 
@@ -143,6 +153,8 @@ class SchemaDraft:
                 index,
                 *triggers,
             ]
+        for (old_name, _), (_, text) in zip(lookup_indexes(table), lookup_indexes(renamed), strict=True):
+            self._statements += [f"DROP INDEX {quote(old_name)}", text]
         self._tables[fold(new)] = renamed
         self._renamed[fold(new)] = self._renamed.pop(fold(old), old)
 
@@ -214,20 +226,38 @@ class SchemaDraft:
             facts = describe(self._conn, name)
             asked = placements.get(fold(name), Placement())
             table = place(facts.table(TableKind.SINGLE), asked, self._tables)
-            refuse_conflict_clauses(table, self._text_of(name))
+            refuse_definition(table, self._text_of(name))
             self._tables[fold(name)] = table
-            unwanted = [key for key in table.foreign_keys if not sees_parent(table, key, self._tables)]
-            if unwanted:
-                at = self._created[name]
-                statements[at] = without_foreign_keys(statements[at], unwanted)
+            at = self._created[name]
+            statements[at] = shard_text("table", name, statements[at], table, self._tables)
             if table.explicit_key:
                 statements += key_store_statements(table)
+            if unseen_uniqueness(table):
+                self._require_same_columns(table, statements[at])
+                statements += [text for _, text in lookup_indexes(table)]
+        for at, index in self._unique_indexes.items():
+            owner = next((t for t in self._tables.values() if any(c.name == index for c in t.unique)), None)
+            statements[at] = shard_text("index", index, statements[at], owner, self._tables)
         self._check_children()
         self._check_replaced_parents()
         self._check_triggers()
         order = [fold(name) for name in table_names(self._conn)]
         tables = tuple(self._tables[name] for name in order)
         return SchemaChange(tuple(statements), tables, dict(self._renamed), tuple(self._objects()))
+
+    def _require_same_columns(self, table: Table, text: str) -> None:
+        """Make sure, by SQLite's own reading, that the shards' text differs in the constraints that were meant only."""
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as scratch:
+            scratch.execute(text)
+            (made,) = table_names(scratch)
+            found = describe(scratch, made).table(TableKind.SINGLE)
+        placed = replace(table, columns=found.columns, unique=found.unique)
+        columns = [replace(column, primary_key_position=0) for column in found.columns]
+        expected = [replace(column, primary_key_position=0) for column in table.columns]
+        primary = identity_columns(table) if table.without_rowid else table.primary_key if table.rowid_alias else None
+        wrong = primary is not None and [*map(fold, found.primary_key)] != [*map(fold, primary)]
+        if unseen_uniqueness(placed) or columns != expected or wrong:
+            raise InternalError(f"{table.name}: the shards' definition came out as another one: {text}")
 
     def _text_of(self, name: str) -> str:
         row = self._conn.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,)).fetchone()
@@ -286,7 +316,7 @@ class SchemaDraft:
         if not rows:
             return
         # Needs the SQL parser, which takes a third of a second to import: only where there is a trigger.
-        from shardlite.sql.triggers import conflict_of, raises, read_trigger
+        from shardlite.sql.triggers import conflict_of, read_trigger, stops_half_way
 
         for (name,) in rows:
             table = self._tables.get(fold(name))
@@ -304,10 +334,8 @@ class SchemaDraft:
             if item.type != "trigger":
                 continue
             text = read_trigger(item.name, item.tbl_name, item.sql)
-            if raises(text, "FAIL"):
-                raise NotSupportedError(
-                    f"trigger {item.name}: RAISE(FAIL) can't keep what was done before it: use RAISE(ABORT, ...)"
-                )
+            if (why := stops_half_way(text)) is not None:
+                raise NotSupportedError(f"trigger {item.name}: {why}")
             fired = self._tables.get(fold(item.tbl_name))
             conflict = None
             if fired is not None and fired.kind is not TableKind.SINGLE:

@@ -26,12 +26,11 @@ from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.sequences import Sequence as IdSequence
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
-from shardlite.sql.ddl import tokens_of
 from shardlite.sql.facts import Schema, StatementKind
 from shardlite.sql.order import OrderSpec
 from shardlite.sql.plan import Plan, PlanKind, Program
 from shardlite.sql.planner import Planner
-from shardlite.sql.tokens import tokenize
+from shardlite.sql.tokens import tokenize, tokens_of
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
@@ -139,7 +138,10 @@ class StatementRunner:
         return self._db.with_current(attempt)
 
     def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
-        """Run one writing statement for each set of parameters, all or none of them."""
+        """Run one writing statement for each set of parameters, all or none of them.
+
+        The rows of a RETURNING clause are not kept, as in ``sqlite3``: the result has its columns and no rows.
+        """
         sets = [_checked(parameters) for parameters in seq]
         if not sets:
             self._planner_of(self._db.current()).template(sql)
@@ -158,7 +160,8 @@ class StatementRunner:
                 if plan.insert is not None and plan.id_rows:
                     drawing[:] = [state.table(plan.insert.table)]
                 plans.append(self._with_ids(state, plan))
-            return self._run_writes(state, plans, None)
+            done = self._run_writes(state, plans, None)
+            return Result(done.columns, rowcount=done.rowcount)
 
         for _ in range(_ATTEMPTS):
             try:
@@ -293,7 +296,7 @@ class StatementRunner:
                 results.append(self._run_steps(state, scope, one.plan))
         if len(results) == 1:
             return results[0]
-        return Result(rowcount=sum(result.rowcount for result in results))
+        return Result(results[0].columns, rowcount=sum(result.rowcount for result in results))
 
     def _run_steps(self, state: State, scope: WriteScope, plan: Plan) -> Result:
         # A connection's last rowid is of some earlier statement unless this one inserts into a table with rowids.

@@ -22,16 +22,13 @@ from shardlite.router.table import Table
 from shardlite.sql.conjuncts import Parameters
 from shardlite.sql.expressions import (
     BUILT_IN_COLLATIONS,
-    Token,
     check_expression,
-    closing,
     collation_of,
     find_column,
-    is_word,
-    split_commas,
-    tokenize,
+    read_expression,
 )
 from shardlite.sql.order import tie_break
+from shardlite.sql.tokens import Token, TokenKind, closing, split_commas
 from shardlite.sql.where import Condition
 
 Rows = Sequence[tuple[Any, ...]]
@@ -76,21 +73,22 @@ def parse_aggregate(table: Table, text: object, functions: frozenset[str] = froz
     if not isinstance(text, str):
         raise ProgrammingError(f"an aggregate is given as SQL text, not {type(text).__name__}: {text!r}")
     what = f"aggregate {text!r} on table {table.name!r}"
-    tokens = tokenize(text, "aggregate")
-    if len(tokens) < 3 or not tokens[0].name or tokens[1].text != "(":
+    tokens = read_expression(text, "aggregate")
+    if len(tokens) < 3 or not tokens[0].identifier or tokens[1].text != "(":
         raise ProgrammingError(f"{what}: give one call of {', '.join(sorted(AGGREGATES))}")
-    function = fold(tokens[0].name)
+    function = fold(tokens[0].identifier)
     if function not in AGGREGATES:
+        usable = ", ".join(sorted(AGGREGATES))
         raise NotSupportedError(
-            f"{what}: {tokens[0].name}() can't be put together from shards; use one of {', '.join(sorted(AGGREGATES))}"
+            f"{what}: {tokens[0].identifier}() can't be put together from shards; use one of {usable}"
         )
     for token in tokens:
-        if token.kind == "parameter":
+        if token.kind is TokenKind.PARAMETER:
             raise ProgrammingError(f"{what}: an aggregate takes no parameters ({token.text}); they belong to where=")
     end = closing(tokens, 1)
     filtered = _filter_tokens(tokens[end + 1 :], what)
     inner = tokens[2:end]
-    distinct = bool(inner) and is_word(inner[0], "distinct")
+    distinct = bool(inner) and inner[0].is_word("DISTINCT")
     parts = split_commas(inner[1:] if distinct else inner) if inner else []
     if len(parts) == 1 and len(parts[0]) == 1 and parts[0][0].text == "*":
         if function != "count" or distinct:
@@ -112,23 +110,23 @@ def parse_aggregate(table: Table, text: object, functions: frozenset[str] = froz
     )
 
 
-def _slice(text: str, tokens: list[Token]) -> str:
+def _slice(text: str, tokens: Sequence[Token]) -> str:
     return f"({text[tokens[0].start : tokens[-1].end]})"
 
 
-def _filter_tokens(tokens: list[Token], what: str) -> list[Token]:
+def _filter_tokens(tokens: Sequence[Token], what: str) -> Sequence[Token]:
     """Return the tokens of the condition in ``FILTER (WHERE condition)``; none when there is no FILTER."""
     if not tokens:
         return []
-    if is_word(tokens[0], "over"):
+    if tokens[0].is_word("OVER"):
         raise NotSupportedError(f"{what}: OVER makes it a window function; give a plain aggregate")
-    good = len(tokens) > 4 and is_word(tokens[0], "filter") and tokens[1].text == "(" and is_word(tokens[2], "where")
+    good = len(tokens) > 4 and tokens[0].is_word("FILTER") and tokens[1].text == "(" and tokens[2].is_word("WHERE")
     if not good or closing(tokens, 1) != len(tokens) - 1:
         raise ProgrammingError(f"{what}: only FILTER (WHERE ...) may follow the call, not {tokens[0].text!r}")
     return tokens[3:-1]
 
 
-def _check_arguments(function: str, distinct: bool, parts: list[list[Token]], what: str) -> None:
+def _check_arguments(function: str, distinct: bool, parts: Sequence[Sequence[Token]], what: str) -> None:
     allowed = {"count": (0, 1), "group_concat": (1, 2)}.get(function, (1, 1))
     if distinct:
         allowed = (1, 1)
@@ -138,7 +136,7 @@ def _check_arguments(function: str, distinct: bool, parts: list[list[Token]], wh
             f"{' or '.join(str(number) for number in sorted(set(allowed)))} argument(s), not {len(parts)}"
         )
     for index, token in enumerate(part := [token for tokens in parts for token in tokens]):
-        if is_word(token, "order") and index + 1 < len(part) and is_word(part[index + 1], "by"):
+        if token.is_word("ORDER") and index + 1 < len(part) and part[index + 1].is_word("BY"):
             raise NotSupportedError(f"{what}: ORDER BY inside an aggregate is not supported")
 
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from shardlite.names import fold
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.copies import may_take_defaults, shifts, why_copies_differ
+from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.tokens import tokenize
 
 if TYPE_CHECKING:  # it takes a third of a second to import: each function that needs it does that
@@ -89,9 +91,8 @@ def conflict_of(trigger: Trigger, tables: Mapping[str, Table]) -> Conflict | Non
     """
     from sqlglot import exp
 
-    if raises(trigger, "FAIL"):
-        # Nothing would be kept: a statement that fails is undone, on all its shards.
-        return Conflict(trigger, "RAISE(FAIL) can't keep what was done before it: use RAISE(ABORT, ...)", frozenset())
+    if (why := stops_half_way(trigger)) is not None:
+        return Conflict(trigger, why, frozenset())
     fired = tables.get(fold(trigger.table))
     if fired is None:
         return None
@@ -109,7 +110,7 @@ def conflict_of(trigger: Trigger, tables: Mapping[str, Table]) -> Conflict | Non
             if conflict is not None:
                 return conflict
             continue
-        reason = _statement_conflict(tree, fired, tables)
+        reason = _statement_conflict(tree, fired, tables) or _unlocal_conflict(text, tree, tables)
         if reason is not None:
             together = {fold(t.name) for t in tree.find_all(exp.Table)} | {fold(fired.name)}
             return Conflict(trigger, f"{reason} ({_short(text)})", frozenset(together & set(tables)))
@@ -125,6 +126,20 @@ def raises(trigger: Trigger, how: str) -> bool:
         if ("RAISE", "(", how) in zip(keys, keys[1:], keys[2:], strict=False):
             return True
     return False
+
+
+def stops_half_way(trigger: Trigger) -> str | None:
+    """Return why a failure in the trigger would have to keep what was done before it; None when it needn't.
+
+    Nothing is ever kept: a statement that fails is undone, on all its shards.
+    """
+    if raises(trigger, "FAIL"):
+        return "RAISE(FAIL) can't keep what was done before it: use RAISE(ABORT, ...)"
+    texts = [tokenize(text).tokens for text in trigger.statements or ()]
+    pairs = {(a.key, b.key) for tokens in texts for a, b in pairwise(tokens)}
+    if ("OR", "FAIL") in pairs or (trigger.statements is None and {"or", "fail"} <= trigger.words):
+        return "OR FAIL can't keep what was done before a failure: leave it out"
+    return None
 
 
 def differs(trigger: Trigger, tables: Mapping[str, Table]) -> str | None:
@@ -170,6 +185,17 @@ def _statement_conflict(tree: exp.Expression, fired: Table, tables: Mapping[str,
         if reason is not None:
             return reason
     return None
+
+
+def _unlocal_conflict(text: str, tree: exp.Expression, tables: Mapping[str, Table]) -> str | None:
+    """Return why a statement that goes on after a conflict (OR IGNORE, ON CONFLICT) may miss it; None if it can't."""
+    target = _target(tree)
+    table = tables.get(fold(target.name)) if target is not None else None
+    unseen = unseen_uniqueness(table) if table is not None else []
+    if not unseen or table is None or not tokenize(text).keywords() & {"IGNORE", "REPLACE", "CONFLICT"}:
+        return None
+    named = ", ".join(name or "an expression" for name in unseen[0].columns)
+    return f"the row of {table.name} that conflicts with UNIQUE ({named}) may be on another shard"
 
 
 def _table_conflict(tree: exp.Expression, node: exp.Table, other: Table, fired: Table, writes: bool) -> str | None:

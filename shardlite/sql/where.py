@@ -26,7 +26,7 @@ from shardlite.names import fold, quote
 from shardlite.router.keys import Affinity
 from shardlite.router.table import Table
 from shardlite.sql.conjuncts import Parameters, analyse_conjuncts
-from shardlite.sql.expressions import check_expression, find_column, says_now_text, tokenize, uses_dates
+from shardlite.sql.expressions import check_expression, find_column, read_expression, says_now_text, uses_dates
 
 OPERATORS: Mapping[str, str] = {
     "=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
@@ -314,7 +314,7 @@ def _compile_text(table: Table, where: str, parameters: Parameters, functions: f
     if not isinstance(parameters, (Mapping, Sequence)) or isinstance(parameters, (str, bytes)):
         raise ProgrammingError(f"parameters must be a sequence or a mapping, not {type(parameters).__name__}")
     what = f"where {where!r} on table {table.name!r}"
-    tokens = tokenize(where, "where")
+    tokens = read_expression(where, "where")
     check_expression(table, tokens, what, functions)
     values: Iterable[Any] = parameters.values() if isinstance(parameters, Mapping) else parameters
     if uses_dates(tokens) and any(says_now_text(value) for value in values):

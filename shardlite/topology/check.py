@@ -13,11 +13,12 @@ from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError, ProgrammingError, ShardUnavailableError
 from shardlite.execute.database import Database
 from shardlite.execute.files import CATALOG_NAME, META_TABLE, shard_path
+from shardlite.execute.placement import shard_text
 from shardlite.names import fold, is_reserved
 from shardlite.router.catalog import Catalog
 from shardlite.router.catalog_file import SchemaObject
+from shardlite.sql.tokens import tokens_of
 from shardlite.topology.check_rows import RowChecks
-from shardlite.topology.importer import shard_ddl
 from shardlite.topology.pinned import DatabaseOrDir, Reader, database_of, groups_of, open_reader
 from shardlite.topology.progress import Meter
 from shardlite.topology.repair import Repair
@@ -235,9 +236,7 @@ class _Check:
         tables = self._catalog.tables
         found = {}
         for item in self._catalog.schema:
-            sql = item.sql
-            if item.type == "table" and fold(item.name) in tables:
-                sql = shard_ddl(tables[fold(item.name)], sql, tables)
+            sql = shard_text(item.type, item.name, item.sql, tables.get(fold(item.tbl_name)), tables)
             found[item.type, fold(item.name)] = (item.type, item.name, sql)
         return found
 
@@ -256,7 +255,10 @@ def _schema_of(reader: Reader, shard: int) -> dict[tuple[str, str], tuple[str, s
 
 
 def _same_sql(actual: str, expected: str) -> bool:
-    return actual == expected or " ".join(actual.split()) == " ".join(expected.split())
+    if actual == expected:
+        return True
+    written = [[sql[token.start : token.end] for token in tokens_of(sql)] for sql in (actual, expected)]
+    return written[0] == written[1]
 
 
 def _open_file(path: str) -> sqlite3.Connection:

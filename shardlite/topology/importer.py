@@ -14,14 +14,14 @@ from shardlite.config import Constraints, Durability
 from shardlite.driver import sqlite3
 from shardlite.errors import InternalError, OperationalError, ProgrammingError, reraise
 from shardlite.execute.files import CATALOG_NAME, META_TABLE, create_shard_file, shard_path
-from shardlite.execute.placement import sees_parent
+from shardlite.execute.placement import shard_text
 from shardlite.names import fold, quote
 from shardlite.router.catalog import CREATE_JOB, Catalog
 from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.layout import Layout
 from shardlite.router.strategies import ShardingStrategy
 from shardlite.router.table import ConstraintMode, Table, TableKind
-from shardlite.sql.ddl import without_foreign_keys
+from shardlite.sql.shard_schema import lookup_indexes
 from shardlite.topology.choose import seen_foreign_keys
 from shardlite.topology.examine import Examined, examine
 from shardlite.topology.fingerprint import Fingerprint, fingerprint_table, total
@@ -177,7 +177,8 @@ class _Import:
     def _create_tables(self, shard: int) -> None:
         with _Writing(self._files[shard]) as conn:
             for item in self._found.schema.of_type("table"):
-                conn.execute(shard_ddl(self._found.tables[fold(item.name)], item.sql or "", self._found.tables))
+                table = self._found.tables[fold(item.name)]
+                conn.execute(shard_text("table", item.name, item.sql or "", table, self._found.tables))
             # A new virtual table writes a few rows of its own; the home shard gets the source's instead.
             for name in self._found.shadows if shard == 0 else ():
                 conn.execute(f"DELETE FROM {quote(self._found.shadows[name].name)}")
@@ -238,7 +239,11 @@ class _Import:
         schema = self._found.schema
         with _Writing(self._files[shard]) as conn:
             for item in schema.of_type("index", "view", "trigger"):
-                conn.execute(item.sql or "")
+                owner = self._found.tables.get(fold(item.tbl_name))
+                conn.execute(shard_text(item.type, item.name, item.sql or "", owner, self._found.tables))
+            for table in self._found.tables.values():
+                for _, text in lookup_indexes(table):
+                    conn.execute(text)
             if schema.analyzed:
                 conn.execute("ANALYZE")
             conn.execute(f"PRAGMA user_version = {int(schema.user_version)}")
@@ -328,13 +333,6 @@ class _Import:
         return {n: top + 1 for n, top in tops.items() if n in self._found.tables and top > 0}
 
 
-def shard_ddl(table: Table, sql: str, tables: Mapping[str, Table]) -> str:
-    """Return the text that makes the table on a shard: without the foreign keys that the shard can't see."""
-    if table.virtual:
-        return sql
-    return without_foreign_keys(sql, [key for key in table.foreign_keys if not sees_parent(table, key, tables)])
-
-
 def _differs(table: Table, expected: Fingerprint, found: Fingerprint, where: str) -> None:
     raise InternalError(
         f"{table.name} did not arrive as it was: the source has {expected.rows:,} rows (hash {expected}), {where} "
@@ -376,4 +374,4 @@ class _Reading:
         self._conn.close()
 
 
-__all__ = ["import_sqlite", "plan_import", "seen_foreign_keys", "shard_ddl"]
+__all__ = ["import_sqlite", "plan_import", "seen_foreign_keys"]

@@ -17,6 +17,7 @@ from shardlite.execute.database import Database
 from shardlite.execute.files import shard_path
 from shardlite.names import fold, is_reserved, quote
 from shardlite.router.table import Table
+from shardlite.sql.shard_schema import identity_columns
 from shardlite.topology.loading import copied_columns
 from shardlite.topology.placing import PlacingFunction
 from shardlite.topology.report import Problem, ProblemKind
@@ -79,7 +80,7 @@ class Repair:
     def _delete_here(self, table: Table, source: int, target: int) -> int:
         names = copied_columns(table)
         place = quote(table.name)
-        identity = [table.rowid_name] if table.rowid_name else [quote(name) for name in table.primary_key]
+        identity = [table.rowid_name] if table.rowid_name else [quote(name) for name in identity_columns(table)]
         same = " AND ".join(f"d.{name} IS h.{name} AND typeof(d.{name}) = typeof(h.{name})" for name in names)
         with self._writing(source, target, table) as conn, self._condition(conn, table, "h", target) as condition:
             found = ", ".join(f"h.{name}" for name in identity)

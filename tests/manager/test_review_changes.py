@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shardlite import RangeStrategy, ShardManager
+from shardlite.driver import sqlite3
 from shardlite.errors import IntegrityError, NotSupportedError, ProgrammingError, RoutingError
 
 Make = Callable[..., ShardManager]
@@ -251,6 +252,45 @@ def test_fail_is_refused_where_it_would_keep_rows(manager: ShardManager) -> None
         manager.create_table("CREATE TABLE f (a TEXT PRIMARY KEY ON CONFLICT FAIL, n INT)")
     with pytest.raises(NotSupportedError, match=r"f \(n, a\): ON CONFLICT FAIL"):
         manager.create_table("CREATE TABLE f (a TEXT PRIMARY KEY, n INT, UNIQUE (n, a) ON CONFLICT FAIL)")
+
+
+@pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
+def test_fail_is_refused_where_a_trigger_has_written(manager: ShardManager, when: str) -> None:
+    """On one file the rows of the trigger stay when INSERT OR FAIL fails; a trigger that only looks is harmless."""
+    schema = [
+        "CREATE TABLE a (k INTEGER PRIMARY KEY, v TEXT NOT NULL CHECK (v <> 'bad'))",
+        "CREATE TABLE log (k INTEGER PRIMARY KEY)",
+        f"CREATE TRIGGER note {when} INSERT ON a BEGIN INSERT INTO log VALUES (NEW.k), (NEW.k % 5); END",
+        "CREATE TABLE b (k INTEGER PRIMARY KEY, v TEXT NOT NULL)",
+        f"CREATE TRIGGER look {when} INSERT ON b BEGIN SELECT RAISE(ABORT, 'no') WHERE NEW.v = 'no'; END",
+    ]
+    one_file = sqlite3.connect(":memory:", isolation_level=None)
+    for ddl in schema:
+        one_file.execute(ddl)
+        if ddl.startswith("CREATE TABLE"):
+            manager.create_table(ddl, kind="single")
+        else:
+            manager.apply_schema(ddl)
+    with pytest.raises(sqlite3.IntegrityError):
+        one_file.execute("INSERT OR FAIL INTO a VALUES (3, 'ok')")
+    assert one_file.execute("SELECT k FROM log").fetchall() == [(3,)]  # what ABORT would have undone
+    with pytest.raises(NotSupportedError, match="OR FAIL keeps what the trigger note wrote"):
+        manager.execute("INSERT OR FAIL INTO a VALUES (3, 'ok')")
+    assert manager.count("log") == 0
+    for values in ("(1, 'yes')", "(1, 'again')", "(2, 'no')", "(3, NULL)"):
+        sql = f"INSERT OR FAIL INTO b VALUES {values}"
+        try:
+            one_file.execute(sql)
+        except sqlite3.IntegrityError:
+            with pytest.raises(IntegrityError):
+                manager.execute(sql)
+        else:
+            manager.execute(sql)
+    stored = [tuple(row.values()) for row in manager.select("b")]
+    assert stored == one_file.execute("SELECT * FROM b").fetchall() == [(1, "yes")]
+    with pytest.raises(NotSupportedError, match="trigger late: OR FAIL can't keep"):
+        manager.apply_schema("CREATE TRIGGER late AFTER INSERT ON b BEGIN INSERT OR FAIL INTO log VALUES (NEW.k); END")
+    one_file.close()
 
 
 @pytest.mark.parametrize("action", ["REPLACE", "IGNORE", "ROLLBACK"])

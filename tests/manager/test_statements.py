@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -183,6 +184,36 @@ def test_executemany(manager: ShardManager) -> None:
     with pytest.raises(OperationalError, match="no such table"):
         manager.executemany("INSERT INTO nowhere VALUES (?)", [])
     assert manager.count("users") == 30
+
+
+def test_executemany_keeps_no_rows_of_returning(manager: ShardManager) -> None:
+    """The rows are written, their columns named, and none of them comes back: what sqlite3 of Python 3.11 does."""
+    manager.create_table("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")
+    one_file = sqlite3.connect(":memory:", isolation_level=None)
+    one_file.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")
+    for sql, sets in (
+        ("INSERT INTO t (id, v) VALUES (?, ?) RETURNING id, upper(v) AS u", [(1, "a"), (2, "b"), (3, "c")]),
+        ("INSERT INTO t (id, v) VALUES (?, ?) RETURNING id, upper(v) AS u", [(4, "d")]),
+        ("UPDATE t SET v = 'x' WHERE id = ? AND v <> ? RETURNING v", [(1, ""), (9, ""), (2, "")]),
+        ("DELETE FROM t WHERE id = ? AND v = ? RETURNING *", [(1, "x"), (3, "no")]),
+        ("INSERT INTO t (id, v) VALUES (?, ?) RETURNING id", []),
+    ):
+        result = manager.executemany(sql, sets)
+        assert result.fetchall() == []
+        assert result.lastrowid is None
+        cursor = one_file.cursor()
+        if sys.version_info < (3, 12):
+            cursor.executemany(sql, sets)
+            assert cursor.fetchall() == []
+            assert cursor.lastrowid is None
+            assert result.description == (None if cursor.description is None else list(cursor.description))
+        else:  # it gives the first set's row, and fails at the second set
+            for one in sets:
+                cursor.execute(sql, one).fetchall()
+        stored = one_file.execute("SELECT * FROM t ORDER BY id").fetchall()
+        assert [tuple(row.values()) for row in manager.select("t", order_by="id")] == stored
+    one_file.close()
+    assert manager.executemany("DELETE FROM t WHERE id = ? RETURNING id", [(2,), (3,), (77,)]).rowcount == 2
 
 
 def test_key_is_an_assertion(make_manager: Make) -> None:

@@ -19,6 +19,7 @@ from shardlite.sql.rules.common import (
     refuse_key_changes,
     refuse_mixed,
     refuse_reference_writes,
+    refuse_tolerance_in_triggers,
     refuse_triggers,
     refuse_views,
     unlocal_uniqueness,
@@ -57,6 +58,8 @@ def insert(statement: Statement) -> Template | None:
     refuse_triggers(statement)
     refuse_reference_writes(statement)
     refuse_key_changes(statement)
+    if pieces.conflict in ("IGNORE", "REPLACE"):
+        refuse_tolerance_in_triggers(statement, f"OR {pieces.conflict}")
     explicit_id_conflict = _check_conflicts(target, pieces)
     return InsertTemplate(
         statement.text,
