@@ -43,7 +43,7 @@ from shardlite.execute.files import (
     truncated_shards,
     verifier,
 )
-from shardlite.execute.placement import sees_parent
+from shardlite.execute.placement import sees_parent, shard_text
 from shardlite.execute.planning import PlanningConnection
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError, WriteScope, require_new_ids, write_scope
@@ -344,12 +344,20 @@ class DatabaseCore(ABC):
             texts.append(without_foreign_keys(item.sql, unseen))
         return texts
 
-    def table_texts(self, state: State) -> dict[str, str]:
-        """Return the CREATE TABLE texts by folded name, as the shards have them."""
-        texts = self._shard_schema(state)
-        return {
-            fold(item.name): text for item, text in zip(self.catalog.schema, texts, strict=True) if item.type == "table"
-        }
+    def shard_texts(self, state: State) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+        """Return the texts of tables and of indexes as the shards have them, by the table's folded name."""
+        tables: dict[str, str] = {}
+        indexes: dict[str, tuple[str, ...]] = {}
+        for item in self.catalog.schema:
+            if item.type not in ("table", "index"):
+                continue
+            name = fold(item.tbl_name)
+            text = shard_text(item.type, item.name, item.sql, state.tables.get(name), state.tables)
+            if item.type == "table":
+                tables[name] = text
+            else:
+                indexes[name] = (*indexes.get(name, ()), text)
+        return tables, indexes
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

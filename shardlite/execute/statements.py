@@ -22,7 +22,6 @@ from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError, WriteScope
 from shardlite.names import fold
-from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.sequences import Sequence as IdSequence
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
@@ -98,13 +97,14 @@ class StatementRunner:
         if known is not None and known[0] == state.epoch:
             return known[1]
         schema = self._db.catalog.schema
+        texts, indexes = self._db.shard_texts(state)
         made = Planner(
             Schema(
                 tables=state.tables,
                 views={fold(item.name): item.sql for item in schema if item.type == "view"},
                 triggers={fold(item.name): item.sql for item in schema if item.type == "trigger"},
-                ddl=self._db.table_texts(state),
-                indexes=_index_texts(schema),
+                ddl=texts,
+                indexes=indexes,
             ),
             lambda sql: self._db.planning().prepare(sql),
         )
@@ -321,15 +321,6 @@ class StatementRunner:
         if plan.kind is PlanKind.EVERY_SHARD:
             counts, rows = counts[:1], rows[: len(rows) // max(1, len(plan.steps))]
         return Result(columns, iter(rows), rowcount=sum(counts), lastrowid=lastrowid)
-
-
-def _index_texts(schema: Iterable[SchemaObject]) -> dict[str, tuple[str, ...]]:
-    """Return the CREATE INDEX texts of each table."""
-    found: dict[str, tuple[str, ...]] = {}
-    for item in schema:
-        if item.type == "index":
-            found[fold(item.tbl_name)] = (*found.get(fold(item.tbl_name), ()), item.sql)
-    return found
 
 
 def _has_conflict_clause(sql: str) -> bool:

@@ -194,6 +194,12 @@ def analysed(statement: Statement) -> bool:
     return statement.target in named and mentioned <= named
 
 
+def keeps_failed(statement: Statement) -> None:
+    """Leave OR FAIL, which keeps rows of a statement that fails, to the gather."""
+    if statement.prepared.writes:
+        refuse_fail(statement)
+
+
 def refuse_fail(statement: Statement) -> None:
     """Refuse OR FAIL where it would keep rows: a statement that fails is undone here, on all its shards."""
     tokens = statement.text.tokens

@@ -10,6 +10,7 @@ from shardlite.sql.filters import filters_of
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.plan import PlanKind
 from shardlite.sql.rules.common import analysed
+from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
 from shardlite.sql.stubs import index_ddl, source_columns, stub_ddl
 from shardlite.sql.template import Gathered, Source
@@ -103,17 +104,18 @@ def _whole(statement: Statement, table: Table) -> Source:
 
 
 def refuse_unchecked_conflicts(statement: Statement) -> None:
-    """Refuse a statement that tolerates conflicts with a uniqueness that nobody checks (constraints="checked")."""
-    words = statement.text.keywords()
-    target = statement.schema.tables.get(statement.target or "")
-    if target is None or not target.unenforced or not words & {"REPLACE", "IGNORE", "CONFLICT"}:
+    """Refuse a statement that tolerates conflicts with a uniqueness that no shard checks (constraints="checked")."""
+    schema = statement.schema
+    texts = [statement.text, *(tokenize(schema.triggers[name]) for name in statement.triggers)]
+    if not any(text.keywords() & {"REPLACE", "IGNORE", "CONFLICT"} for text in texts):
         return
-    unique = [text for text in target.unenforced if "UNIQUE" in text.upper() or "PRIMARY KEY" in text.upper()]
-    if unique:
-        raise NotSupportedError(
-            f"a tolerated conflict on {target.name}, whose {unique[0]} is checked only by manager.check(): "
-            "look the row up first, then insert or update"
-        )
+    for table in statement.written:
+        for constraint in unseen_uniqueness(table):
+            named = ", ".join(column or "an expression" for column in constraint.columns)
+            raise NotSupportedError(
+                f"a tolerated conflict on {table.name}: UNIQUE ({named}) is looked at by manager.check() only; "
+                "look the row up first, then insert or update"
+            )
 
 
 def trigger_target(sql: str) -> str:
