@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shardlite.router.table import Table
+from shardlite.sql.functions import NO_FUNCTIONS, UserFunctions
 
 
 class StatementKind(StrEnum):
@@ -71,5 +72,5 @@ class Schema:
     """View name -> its CREATE text."""
     triggers: Mapping[str, str]
     """Trigger name -> its CREATE text."""
-    functions: frozenset[str] = frozenset()
-    """Functions that the user registered as deterministic (folded)."""
+    functions: UserFunctions = NO_FUNCTIONS
+    """Functions that the user registered: which of them shards may evaluate, and which not."""
