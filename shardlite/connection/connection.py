@@ -32,6 +32,7 @@ from shardlite.connection.calls import (
     enter_sqlite,
     fork_pause,
     leave_sqlite,
+    registering,
     watched,
 )
 from shardlite.connection.closing import end_connection
@@ -102,6 +103,8 @@ class Connection(sqlite3.Connection):
         self.uses = 0
         self.returns = 0
         self.expires_at = 0.0
+        self.generation = 0
+        """The pool's when it was opened; -1 when its user registered a function or collation on it."""
         self._inner: sqlite3.Cursor | None = None
         enter_sqlite()
         try:
@@ -376,10 +379,16 @@ _commit = counted(sqlite3.Connection.commit)
 _backup = counted(sqlite3.Connection.backup)
 _plain_blobopen: Any = getattr(sqlite3.Connection, "blobopen", None)  # pysqlite3 lacks it
 _COUNTED: Sequence[str] = (
-    *("rollback", "create_function", "create_aggregate", "create_window_function", "create_collation"),
-    *("load_extension", "enable_load_extension", "serialize", "deserialize", "getlimit", "getconfig"),
+    *("rollback", "load_extension", "enable_load_extension", "serialize", "deserialize", "getlimit", "getconfig"),
 )
-_ALTERING: Sequence[str] = ("set_authorizer", "set_progress_handler", "set_trace_callback", "setlimit", "setconfig")
+_ALTERING: Sequence[str] = (
+    *("set_authorizer", "set_progress_handler", "set_trace_callback", "setlimit", "setconfig"),
+    *("set_busy_timeout", "set_busy_handler"),  # pysqlite3's
+)
+_REGISTERING: Sequence[str] = ("create_function", "create_aggregate", "create_window_function", "create_collation")
+for _name in _REGISTERING:
+    if hasattr(sqlite3.Connection, _name):
+        setattr(Connection, _name, registering(getattr(sqlite3.Connection, _name)))
 _WATCHED: Sequence[str] = ("row_factory", "text_factory", "isolation_level", "autocommit")
 for _name in _COUNTED:
     if hasattr(sqlite3.Connection, _name):

@@ -70,7 +70,8 @@ class PoolCore(PoolOpening):
                 except IndexError:
                     pass
                 else:
-                    if now - conn.idle_since < LOOK_AGAIN_S and not conn.doomed:
+                    fresh = conn.generation == self.generation and now - conn.idle_since < LOOK_AGAIN_S
+                    if fresh and not conn.doomed:
                         conn.holder = holder
                         conn.uses += 1
                         return conn
@@ -159,6 +160,8 @@ class PoolCore(PoolOpening):
             return conn.doomed
         if now >= conn.expires_at:
             return "it was too old"
+        if conn.generation != self.generation:
+            return "functions were registered, on it alone or after it was opened"
         if now - conn.idle_since >= LOOK_AGAIN_S and file_identity(self.path) != conn.identity:
             return "its file was removed or replaced"
         return ""

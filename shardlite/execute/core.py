@@ -45,6 +45,7 @@ from shardlite.execute.files import (
 )
 from shardlite.execute.placement import sees_parent, shard_text
 from shardlite.execute.planning import PlanningConnection
+from shardlite.execute.registry import Registration, Registry
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError, WriteScope, require_new_ids, write_scope
 from shardlite.names import fold, quote
@@ -77,7 +78,8 @@ class DatabaseCore(ABC):
         self._lock = threading.Lock()
         self._sequences: dict[str, IdSequence] = {}
         self._planning: PlanningConnection | None = None
-        self._planning_epoch = -1
+        self._planning_state: State | None = None
+        self.registry = Registry()
         self.abandoned: deque[Callable[[], None]] = deque()
         """What results that were dropped unread hold, where their finaliser could not give it back."""
         self.catalog = self._open_catalog(encoding)
@@ -159,6 +161,7 @@ class DatabaseCore(ABC):
         check = verifier(path, self.layout, shard)
 
         def verify(conn: Connection) -> None:
+            self.registry.apply(conn)
             check(conn)
             self._raise_ids_word(conn)
 
@@ -267,7 +270,23 @@ class DatabaseCore(ABC):
             for item in snapshot.schema
             if item.type == "table" and "deferr" in fold(item.sql) and "references" in fold(item.sql)
         )
-        return State(snapshot.layout.epoch, snapshot.layout, snapshot.tables, deferred)
+        return State(snapshot.layout.epoch, snapshot.layout, snapshot.tables, deferred, self.registry.current)
+
+    # -- functions and collations ----------------------------------------------------------------------------------
+
+    def register(self, entry: Registration) -> None:
+        """Register a function or collation on every connection, or take one back. Raises what ``check`` raises.
+
+        A statement that begins afterwards sees it; one that runs meanwhile may see it on some shards.
+        """
+        entry.check()
+        with self._lock:
+            self._require_open()
+            self.registry.put(entry)
+            for shard in self.shards:
+                shard.pool.renew()
+            self._state = self._load_state()  # what was planned before is forgotten with the old one
+        self.resume()
 
     # -- tables, ids, planning -------------------------------------------------------------------------------------
 
@@ -329,10 +348,10 @@ class DatabaseCore(ABC):
         with self._lock:
             self._require_open()
             if self._planning is None:
-                self._planning = PlanningConnection(self._shard_schema(state), self.layout.encoding)
-            elif self._planning_epoch != state.epoch:
-                self._planning.rebuild(self._shard_schema(state))
-            self._planning_epoch = state.epoch
+                self._planning = PlanningConnection(self._shard_schema(state), self.layout.encoding, state.registered)
+            elif self._planning_state is not state:
+                self._planning.rebuild(self._shard_schema(state), state.registered)
+            self._planning_state = state
             return self._planning
 
     def _shard_schema(self, state: State) -> list[str]:
@@ -396,6 +415,10 @@ class DatabaseCore(ABC):
     def recover(self) -> None:
         """End what a process that died has begun."""
 
+    @abstractmethod
+    def resume(self) -> None:
+        """Try again to end what a process that died has begun, where that lacked a registered function."""
+
     # -- closing ---------------------------------------------------------------------------------------------------
 
     @property
@@ -412,7 +435,10 @@ class DatabaseCore(ABC):
     def reset_after_fork(self) -> None:
         """Begin anew, in a forked child, what a thread that is not there may have been in the middle of."""
         self._lock = threading.Lock()
+        self.registry.reset_after_fork()
         self.catalog.reset_after_fork()
+        if self._state.registered is not self.registry.current:  # a registration was under way
+            self._state = self._load_state()
         if self._planning is not None:
             _inherited.append(self._planning)
             self._planning = None

@@ -6,6 +6,7 @@ import os
 import weakref
 
 from shardlite.config import ShardliteConfig
+from shardlite.errors import OperationalError
 from shardlite.execute.bulk import BulkInserter
 from shardlite.execute.change import Changer
 from shardlite.execute.core import DatabaseCore
@@ -14,6 +15,7 @@ from shardlite.execute.insert import Inserter
 from shardlite.execute.read import Reader
 
 
+from shardlite.execute.registry import is_missing
 class Database(DatabaseCore):
     """One logical database, open. Thread-safe; ``close()`` releases every file."""
 
@@ -26,9 +28,10 @@ class Database(DatabaseCore):
         self.changer = Changer(self, self.reader, self.inserter)
         _databases.add(self)
         try:
-            self.recover()
+            self._recover_or_wait()
         except BaseException:
             self.close()
+        self._waits_for_functions = False
             raise
 
     def recover(self) -> None:
@@ -38,6 +41,31 @@ class Database(DatabaseCore):
     def reset_after_fork(self) -> None:
         """Begin anew, in a forked child, what a thread that is not there may have been in the middle of."""
         super().reset_after_fork()
+        self.maintenance.recover()
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Close every file. Idempotent; connections that are in use are ended, within ``timeout_s`` each."""
+        super().close(timeout_s)
+        self.pragmas.close()
+
+    def resume(self) -> None:
+        """Try again to end what a process that died has begun, where that lacked a registered function."""
+        if self._waits_for_functions:
+            self._recover_or_wait()
+
+    def _recover_or_wait(self) -> None:
+        """End what a process that died has begun, unless that takes functions that can only be registered once open.
+
+        Until then reads see the schema as it was before, and writes say what is missing.
+        """
+        self._waits_for_functions = True
+        try:
+            self.recover()
+        except OperationalError as error:
+            if not is_missing(error):
+                raise
+        else:
+            self._waits_for_functions = False
         self.schema.reset_after_fork()
 
 

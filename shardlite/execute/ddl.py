@@ -70,7 +70,7 @@ class SchemaChanger:
         statements = split_statements(ddl)
         if len(statements) != 1:
             raise ProgrammingError(f"create_table takes one CREATE TABLE, not {len(statements)} statements")
-        with SchemaDraft((), {}, "UTF-8") as alone:
+        with SchemaDraft((), {}, "UTF-8", self._db.registry.current) as alone:
             name = alone.table_created_by(statements[0])
 
         def attempt() -> Table:
@@ -89,6 +89,17 @@ class SchemaChanger:
         statements = [statement for text in texts for statement in split_statements(text)]
         with self._lock:
             self._db.with_current(lambda: self._apply(statements, placements or {}))
+
+    def set_header(self, sql: str) -> None:
+        """Run a PRAGMA that sets a number in the file's header, such as ``user_version``, on every shard or none."""
+
+        def attempt() -> None:
+            state = self._db.current()
+            change = SchemaChange((sql,), tuple(state.tables.values()), {}, tuple(self._db.catalog.schema))
+            self._run(state, change)
+
+        with self._lock:
+            self._db.with_current(attempt)
 
     def keep_explicit_keys(self, table: Table) -> Table:
         """Let a table without a key column remember the keys that are given with its rows."""
@@ -112,7 +123,8 @@ class SchemaChanger:
 
     def _apply(self, statements: Sequence[str], placements: Mapping[str, Placement]) -> None:
         state = self._db.current()
-        with SchemaDraft(self._db.catalog.schema, state.tables, state.layout.encoding) as draft:
+        registered = self._db.registry.current
+        with SchemaDraft(self._db.catalog.schema, state.tables, state.layout.encoding, registered) as draft:
             for statement in statements:
                 draft.run(statement)
             change = draft.finish(placements)

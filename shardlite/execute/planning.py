@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from shardlite.driver import sqlite3
-from shardlite.errors import NotSupportedError, ProgrammingError, reraise
+from shardlite.errors import NotSupportedError, OperationalError, ProgrammingError, reraise
+from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
 from shardlite.names import fold, is_reserved
 from shardlite.sql.facts import Access, Prepared, StatementKind
 from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of, words
@@ -106,31 +107,36 @@ def _head_after_with(tokens: Sequence[Token]) -> str:
 class PlanningConnection:
     """Prepare statements against the logical schema. Safe to use from many threads; one statement at a time."""
 
-    def __init__(self, schema_sql: Sequence[str] = (), encoding: str = "UTF-8") -> None:
+    def __init__(
+        self, schema_sql: Sequence[str] = (), encoding: str = "UTF-8", registered: Registered = NOTHING
+    ) -> None:
         self._lock = threading.RLock()
         self._encoding = encoding
         self._registrations: list[Callable[[sqlite3.Connection], object]] = []
         self._log = _Log()
-        self._connection = self._open(schema_sql)
+        self._missing: frozenset[str] = frozenset()
+        self._connection = self._open(schema_sql, registered)
+            registered.apply(connection)
 
-    def _open(self, schema_sql: Sequence[str]) -> sqlite3.Connection:
+    def _open(self, schema_sql: Sequence[str], registered: Registered) -> sqlite3.Connection:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f'PRAGMA encoding = "{self._encoding}"')
             for register in self._registrations:
                 register(connection)
-            for sql in schema_sql:
-                connection.execute(sql)
+            self._missing = load_schema(
+                connection, [*schema_sql, "ANALYZE"]
+            )  # which makes sqlite_stat1: a statement may name it
             connection.execute("PRAGMA foreign_keys = ON")
         except sqlite3.Error as error:
             connection.close()
             reraise(error, "the logical schema")
         return connection
 
-    def rebuild(self, schema_sql: Sequence[str]) -> None:
-        """Replace the schema, in the order given (tables before what needs them). Registered functions stay."""
+    def rebuild(self, schema_sql: Sequence[str], registered: Registered = NOTHING) -> None:
+        """Replace the schema, in the order given (tables before what needs them), and what the user registered."""
         with self._lock:
-            fresh = self._open(schema_sql)
+            fresh = self._open(schema_sql, registered)
             self._connection.close()
             self._connection = fresh
 
@@ -201,6 +207,9 @@ class PlanningConnection:
             self._log = log = _Log()
             self._connection.set_authorizer(log.note)
             try:
+            missing = sorted(log.functions & self._missing)
+        if missing:
+            raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
                 rows = self._connection.execute("EXPLAIN " + sql, _nothing(text)).fetchall()
             except (sqlite3.Error, sqlite3.Warning) as error:
                 _raise(error)
@@ -327,5 +336,5 @@ def _nothing(text: Text) -> Any:
 
 def _raise(error: Exception) -> NoReturn:
     if isinstance(error, sqlite3.Error):
-        reraise(error)
+        reraise(error, HOW_TO_REGISTER if is_missing(error) else "")
     raise ProgrammingError(str(error)) from error

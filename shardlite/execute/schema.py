@@ -19,6 +19,7 @@ from shardlite.execute.placement import (
     unseen_constraints,
 )
 from shardlite.execute.planning import check_ddl
+from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
 from shardlite.execute.state import key_store_of
 from shardlite.names import fold, quote
 from shardlite.router.catalog_file import SchemaObject
@@ -50,7 +51,13 @@ class SchemaChange:
 class SchemaDraft:
     """The logical schema on a scratch connection, changed statement by statement. For one thread; close it."""
 
-    def __init__(self, schema: Sequence[SchemaObject], tables: Mapping[str, Table], encoding: str) -> None:
+    def __init__(
+        self,
+        schema: Sequence[SchemaObject],
+        tables: Mapping[str, Table],
+        encoding: str,
+        registered: Registered = NOTHING,
+    ) -> None:
         self._old = dict(tables)
         self._tables: dict[str, Table] = dict(tables)
         self._renamed: dict[str, str] = {}
@@ -60,8 +67,8 @@ class SchemaDraft:
         self._statements: list[str] = []
         self._conn = sqlite3.connect(":memory:", isolation_level=None)
         self._conn.execute(f"PRAGMA encoding = '{encoding}'")
-        for item in schema:
-            self._conn.execute(item.sql)
+        registered.apply(self._conn)
+        load_schema(self._conn, [item.sql for item in schema])
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +101,7 @@ class SchemaDraft:
             self._conn.execute(statement)
         except (sqlite3.Error, sqlite3.Warning) as error:
             if isinstance(error, sqlite3.Error):
-                reraise(error)
+                reraise(error, HOW_TO_REGISTER if is_missing(error) else "")
             raise ProgrammingError(str(error)) from error
         if self._conn.execute("SELECT count(*) FROM sqlite_temp_schema").fetchone()[0]:
             raise NotSupportedError(f"temp objects live in one connection: create an ordinary one: {statement[:80]}")

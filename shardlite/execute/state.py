@@ -1,4 +1,7 @@
-"""One epoch's view of the schema and the layout, with what was derived from it. Replaced whole when the epoch moves."""
+"""One epoch's view of the schema and the layout, with what was derived from it.
+
+Replaced whole when the epoch moves, or when the user registers a function or collation.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from shardlite.errors import ProgrammingError, RoutingError
+from shardlite.execute.registry import NOTHING, Registered
 from shardlite.names import fold, is_reserved
 from shardlite.router.layout import Layout
 from shardlite.router.table import Table, TableKind
@@ -17,14 +21,23 @@ KEY_STORE_PREFIX = "_shardlite_key_"
 class State:
     """Tables and routes of one epoch. Shared by threads: entries are added, never changed."""
 
-    __slots__ = ("_routes", "deferred", "epoch", "gets", "inserts", "layout", "stays", "tables")
+    __slots__ = ("_routes", "deferred", "epoch", "gets", "inserts", "layout", "registered", "stays", "tables")
 
-    def __init__(self, epoch: int, layout: Layout, tables: Mapping[str, Table], deferred: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        layout: Layout,
+        tables: Mapping[str, Table],
+        deferred: tuple[str, ...],
+        registered: Registered = NOTHING,
+    ) -> None:
         self.epoch = epoch
         self.layout = layout
         self.tables = tables
         self.deferred = deferred
         """Names of the tables with a deferred foreign key."""
+        self.registered = registered
+        """The user's functions and collations, which every connection has that is taken from now on."""
         self._routes: dict[str, Callable[[Any], int]] = {}
         self.inserts: dict[Any, Any] = {}
         """Insert plans by (table, columns of the row, whether a key is given)."""

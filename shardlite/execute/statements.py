@@ -78,7 +78,7 @@ class StatementRunner:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._planner: tuple[int, Planner] | None = None
+        self._planner: tuple[State, Planner] | None = None
 
     # -- planning ------------------------------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class StatementRunner:
 
     def _planner_of(self, state: State) -> Planner:
         known = self._planner
-        if known is not None and known[0] == state.epoch:
+        if known is not None and known[0] is state:
             return known[1]
         schema = self._db.catalog.schema
         texts, indexes = self._db.shard_texts(state)
@@ -103,12 +103,13 @@ class StatementRunner:
                 tables=state.tables,
                 views={fold(item.name): item.sql for item in schema if item.type == "view"},
                 triggers={fold(item.name): item.sql for item in schema if item.type == "trigger"},
+                functions=state.registered.functions,
                 ddl=texts,
                 indexes=indexes,
             ),
             lambda sql: self._db.planning().prepare(sql),
         )
-        self._planner = (state.epoch, made)
+        self._planner = (state, made)
         return made
 
     # -- running -------------------------------------------------------------------------------------------------

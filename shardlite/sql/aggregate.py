@@ -11,7 +11,7 @@ whatever its size. One file's SUM may overflow or not by the order of its rows; 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from shardlite.sql.expressions import (
     find_column,
     read_expression,
 )
+from shardlite.sql.functions import NO_FUNCTIONS, UserFunctions
 from shardlite.sql.order import tie_break
 from shardlite.sql.tokens import Token, TokenKind, closing, split_commas
 from shardlite.sql.where import Condition
@@ -37,7 +38,19 @@ Fetch = Callable[[str, Parameters], Rows]
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _OVERFLOW = "integer overflow"
 
-AGGREGATES = frozenset({"count", "sum", "avg", "min", "max", "total", "group_concat"})
+_SUMS = frozenset(("sum", "total", "count", "typeof", "glob"))
+_CALLED: Mapping[str, frozenset[str]] = {
+    "count": frozenset(("count", "sum")),
+    "sum": _SUMS,
+    "avg": _SUMS | {"avg"},
+    "total": _SUMS,
+    "min": frozenset(("min",)),
+    "max": frozenset(("max",)),
+    "group_concat": frozenset(("group_concat",)),
+}
+"""Aggregate -> the functions of SQLite by which it is computed on the shards; the one that it names is meant, too."""
+
+AGGREGATES = frozenset(_CALLED)
 """The aggregates that can be put together from the shards' parts."""
 
 
@@ -64,7 +77,7 @@ class Aggregate:
         return f"{function}({argument})" + (f" FILTER (WHERE {self.filter})" if self.filter else "")
 
 
-def parse_aggregate(table: Table, text: object, functions: frozenset[str] = frozenset()) -> Aggregate:
+def parse_aggregate(table: Table, text: object, functions: UserFunctions = NO_FUNCTIONS) -> Aggregate:
     """Parse exactly one aggregate call over the table's columns.
 
     Raises ProgrammingError for what is no such call or names unknown columns, NotSupportedError for what can't be put
@@ -81,6 +94,12 @@ def parse_aggregate(table: Table, text: object, functions: frozenset[str] = froz
         usable = ", ".join(sorted(AGGREGATES))
         raise NotSupportedError(
             f"{what}: {tokens[0].identifier}() can't be put together from shards; use one of {usable}"
+        )
+    hidden = sorted(_CALLED[function] & functions.names)
+    if hidden:
+        raise NotSupportedError(
+            f"{what}: it is put together from what {hidden[0]}() gives on each shard, and the {hidden[0]}() that was "
+            "registered hides SQLite's own: register yours under another name"
         )
     for token in tokens:
         if token.kind is TokenKind.PARAMETER:
@@ -373,12 +392,12 @@ def plan_aggregates(
     condition: Condition,
     group_by: str | Sequence[str] | None = None,
     *,
-    functions: frozenset[str] = frozenset(),
+    functions: UserFunctions = NO_FUNCTIONS,
 ) -> AggregatePlan:
     """Plan one or several aggregates over the rows of ``table`` that fulfil ``condition``.
 
-    The answer's keys are the expressions and group columns as written here. ``functions`` names (folded)
-    deterministic user functions that expressions may call. Raises ProgrammingError or NotSupportedError naming what
+    The answer's keys are the expressions and group columns as written here. ``functions`` are those that the user
+    registered: expressions may call the deterministic ones. Raises ProgrammingError or NotSupportedError naming what
     can't be had.
     """
     texts: list[Any] = list(expressions) if isinstance(expressions, (list, tuple)) else [expressions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shardlite.router.table import Column
-from shardlite.sql.functions import CLOCK, DATES, not_shardable
+from shardlite.sql.functions import CLOCK, DATES, NO_FUNCTIONS, not_shardable
 from shardlite.sql.tokens import Text, TokenKind, constant_of, tokenize, words
 
 _BEFORE_PARENTHESIS = words(
@@ -33,7 +33,7 @@ def why_copies_differ(sql: str) -> str | None:
         return "LIMIT may choose other rows on each copy"
     functions = _functions(text)
     # A value of a row may be 'now': dates are not told apart by their text here.
-    found = next(iter(sorted(functions & (DATES | CLOCK))), None) or not_shardable(functions, text, frozenset())
+    found = next(iter(sorted(functions & (DATES | CLOCK))), None) or not_shardable(functions, text, NO_FUNCTIONS)
     return f"{found}() may answer differently on each copy" if found is not None else None
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from shardlite.errors import NotSupportedError, ProgrammingError
 from shardlite.names import fold, unfold
 from shardlite.router.table import Column, Table
-from shardlite.sql.functions import AGGREGATES, DATES, SCALAR
+from shardlite.sql.functions import AGGREGATES, DATES, NO_FUNCTIONS, SCALAR, UserFunctions
 from shardlite.sql.tokens import Token, TokenKind, closing, scan, split_commas, words
 
 BUILT_IN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
@@ -38,6 +38,8 @@ _REFUSED_WORDS = {
     "raise": "RAISE",
 }
 _BEFORE_PARENTHESIS = words("and or not is in like glob escape between when then else case from distinct as")
+CALLING_OPERATORS = frozenset(("like", "glob", "regexp", "match", "->", "->>"))
+"""Operators that call the function of their name, which the user may have registered."""
 _NAMES = (TokenKind.WORD, TokenKind.QUOTED)
 
 
@@ -97,7 +99,7 @@ class _Checker:
     table: Table
     tokens: Sequence[Token]
     what: str
-    functions: frozenset[str]
+    functions: UserFunctions
     index: int = 0
 
     def refuse(self, thing: str) -> NotSupportedError:
@@ -110,15 +112,18 @@ class _Checker:
         return self.tokens[at].text if 0 <= at < len(self.tokens) else ""
 
     def check(self) -> None:
+        hidden = CALLING_OPERATORS & self.functions.others
         while self.index < len(self.tokens):
             token = self.tokens[self.index]
+            if hidden and fold(token.text) in hidden:
+                raise self.refuse(f"the function {fold(token.text)}(), which the operator calls,")
             if token.kind in _NAMES:
                 self._name(token)
             self.index += 1
 
     def _name(self, token: Token) -> None:
         word = fold(token.text) if token.kind is TokenKind.WORD else ""
-        if word in _REFUSED_WORDS:
+        if word in _REFUSED_WORDS and not (word in CALLING_OPERATORS and word in self.functions.deterministic):
             raise self.refuse(_REFUSED_WORDS[word])
         if word in ("over", "filter") and self.peek(-1) == ")":
             raise self.refuse(f"{word.upper()} (windows and aggregates)")
@@ -131,7 +136,7 @@ class _Checker:
         elif word == "in":
             if self.peek() != "(":
                 raise self.refuse("IN with a table")
-        elif word in _KEYWORDS:
+        elif word in _KEYWORDS or (word in CALLING_OPERATORS and self.peek() != "("):
             if self.peek() == "(" and word not in _BEFORE_PARENTHESIS:
                 raise ProgrammingError(f"{self.what}: {token.text!r} is no function")
         elif self.peek() == "(":
@@ -157,7 +162,8 @@ class _Checker:
             raise ProgrammingError(
                 f"{self.what}: the aggregate {token.identifier}() is not allowed inside an expression"
             )
-        if name not in SCALAR and name not in DATES and name not in self.functions:
+        known = name in SCALAR or name in DATES or name in self.functions.deterministic
+        if name in self.functions.others or not known:
             raise self.refuse(f"the function {token.identifier}()")
         if name in DATES:
             needed = 2 if name in ("strftime", "timediff") else 1
@@ -181,10 +187,10 @@ def says_now_text(value: object) -> bool:
     return isinstance(value, str) and fold(value.strip()) in ("now", "subsec", "subsecond")
 
 
-def check_expression(table: Table, tokens: Sequence[Token], what: str, functions: frozenset[str] = frozenset()) -> None:
+def check_expression(table: Table, tokens: Sequence[Token], what: str, functions: UserFunctions = NO_FUNCTIONS) -> None:
     """Check that the tokens name nothing but the table's columns, deterministic functions and operators.
 
-    ``functions`` holds the folded names of further functions known to be deterministic. Raises ProgrammingError for
+    ``functions`` are those that the user registered; the deterministic ones may be called. Raises ProgrammingError for
     unknown names, NotSupportedError for what no shard can evaluate alone.
     """
     _Checker(table, tokens, what, functions).check()

@@ -14,6 +14,7 @@ from sample_table import NAMES, TABLE, make_table, split_over
 from shardlite.errors import DataError, NotSupportedError, ProgrammingError
 from shardlite.router.keys import apply_affinity, sort_key
 from shardlite.router.table import Table
+from shardlite.sql.functions import UserFunctions
 from shardlite.sql.where import JSON_LIST_FROM, Condition, compile_where
 
 SETTINGS = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -306,7 +307,7 @@ def test_parameters_belong_to_text() -> None:
 def test_user_functions_must_be_named_deterministic() -> None:
     with pytest.raises(NotSupportedError, match="mine"):
         compile_where(TABLE, "mine(i)")
-    assert compile_where(TABLE, "mine(i)", functions=frozenset({"mine"})).sql == "(mine(i)\n)"
+    assert compile_where(TABLE, "mine(i)", functions=UserFunctions(frozenset({"mine"}))).sql == "(mine(i)\n)"
 
 
 def test_a_table_without_rowid_has_none() -> None:
