@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
 from shardlite.errors import Error, OperationalError, reraise
+from shardlite.execute.state import State
 from shardlite.execute.workers import workers
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.plan import Move
@@ -34,14 +35,16 @@ _numbers = itertools.count(1)
 class Coordinator:
     """One private database. Belongs to one thread at a time."""
 
-    def __init__(self, encoding: str = "UTF-8", timeout_s: float | None = None, *, undo: bool = False) -> None:
+    def __init__(self, state: State, timeout_s: float | None = None, *, undo: bool = False) -> None:
         """``undo``: statements that fail have to leave nothing behind."""
+        encoding = state.layout.encoding
         self.connection = sqlite3.connect("", isolation_level=None, check_same_thread=False, uri=True)
         self.rows_moved = 0
         for pragma in (f"journal_mode = {'MEMORY' if undo else 'OFF'}", "synchronous = OFF"):
             self.connection.execute(f"PRAGMA {pragma}")
         if encoding != "UTF-8":
             self.connection.execute(f'PRAGMA encoding = "{encoding}"')
+        state.registered.apply(self.connection)
         if timeout_s is not None:
             self._set_deadline(timeout_s)
 

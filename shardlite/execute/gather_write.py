@@ -64,7 +64,7 @@ def gather_write(database: Database, state: State, plan: Plan, program: Program,
     Raises what SQLite raises for the statement; what OR FAIL keeps of a statement that fails is kept.
     """
     with database.write_scope(state.layout.shard_ids, state, timeout_s=timeout_s, images=True) as scope:
-        coordinator = Coordinator(state.layout.encoding, timeout_s, undo=True)
+        coordinator = Coordinator(state, timeout_s, undo=True)
         failure: sqlite3.Error | None = None
         try:
             images = _prepare(database, state, coordinator, scope, program)

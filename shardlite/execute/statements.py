@@ -211,7 +211,7 @@ class StatementRunner:
 
     def _gather(self, state: State, plan: Plan, program: Program, timeout_s: float | None) -> Result:
         """Bring the rows to a private database and run the statement there."""
-        coordinator = Coordinator(state.layout.encoding, timeout_s)
+        coordinator = Coordinator(state, timeout_s)
         try:
             shards = [self._db.shards[shard] for shard in plan.shards]
             pools = [shard.pool for shard in shards]

@@ -161,7 +161,7 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
 
 def _filters(statement: Statement) -> dict[str, str]:
     """Return the conditions under which rows have to come; none for a table that a view reads as well."""
-    found = filters_of(statement.text, statement.cores, statement.schema.tables)
+    found = filters_of(statement.text, statement.cores, statement.schema.tables, statement.schema.functions.names)
     behind = {access.table for access in statement.prepared.reads if access.via in statement.schema.views}
     return {name: condition for name, condition in found.items() if name not in behind}
 
