@@ -386,9 +386,6 @@ _ALTERING: Sequence[str] = (
     *("set_busy_timeout", "set_busy_handler"),  # pysqlite3's
 )
 _REGISTERING: Sequence[str] = ("create_function", "create_aggregate", "create_window_function", "create_collation")
-for _name in _REGISTERING:
-    if hasattr(sqlite3.Connection, _name):
-        setattr(Connection, _name, registering(getattr(sqlite3.Connection, _name)))
 _WATCHED: Sequence[str] = ("row_factory", "text_factory", "isolation_level", "autocommit")
 for _name in _COUNTED:
     if hasattr(sqlite3.Connection, _name):
@@ -396,6 +393,9 @@ for _name in _COUNTED:
 for _name in _ALTERING:
     if hasattr(sqlite3.Connection, _name):
         setattr(Connection, _name, altering(getattr(sqlite3.Connection, _name)))
+for _name in _REGISTERING:
+    if hasattr(sqlite3.Connection, _name):
+        setattr(Connection, _name, registering(getattr(sqlite3.Connection, _name)))
 for _name in _WATCHED:
     if hasattr(sqlite3.Connection, _name):
         setattr(Connection, _name, watched(_name))

@@ -13,9 +13,9 @@ from shardlite.execute.core import DatabaseCore
 from shardlite.execute.ddl import SchemaChanger
 from shardlite.execute.insert import Inserter
 from shardlite.execute.read import Reader
-
-
 from shardlite.execute.registry import is_missing
+
+
 class Database(DatabaseCore):
     """One logical database, open. Thread-safe; ``close()`` releases every file."""
 
@@ -27,20 +27,16 @@ class Database(DatabaseCore):
         self.bulk = BulkInserter(self)
         self.changer = Changer(self, self.reader, self.inserter)
         _databases.add(self)
+        self._waits_for_functions = False
         try:
             self._recover_or_wait()
         except BaseException:
             self.close()
-        self._waits_for_functions = False
             raise
 
     def recover(self) -> None:
         """End what a process that died has begun."""
         self.schema.recover()
-
-    def reset_after_fork(self) -> None:
-        """Begin anew, in a forked child, what a thread that is not there may have been in the middle of."""
-        super().reset_after_fork()
         self.maintenance.recover()
 
     def close(self, timeout_s: float | None = None) -> None:
@@ -66,6 +62,10 @@ class Database(DatabaseCore):
                 raise
         else:
             self._waits_for_functions = False
+
+    def reset_after_fork(self) -> None:
+        """Begin anew, in a forked child, what a thread that is not there may have been in the middle of."""
+        super().reset_after_fork()
         self.schema.reset_after_fork()
 
 

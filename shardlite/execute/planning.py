@@ -116,12 +116,12 @@ class PlanningConnection:
         self._log = _Log()
         self._missing: frozenset[str] = frozenset()
         self._connection = self._open(schema_sql, registered)
-            registered.apply(connection)
 
     def _open(self, schema_sql: Sequence[str], registered: Registered) -> sqlite3.Connection:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f'PRAGMA encoding = "{self._encoding}"')
+            registered.apply(connection)
             for register in self._registrations:
                 register(connection)
             self._missing = load_schema(
@@ -207,14 +207,14 @@ class PlanningConnection:
             self._log = log = _Log()
             self._connection.set_authorizer(log.note)
             try:
-            missing = sorted(log.functions & self._missing)
-        if missing:
-            raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
                 rows = self._connection.execute("EXPLAIN " + sql, _nothing(text)).fetchall()
             except (sqlite3.Error, sqlite3.Warning) as error:
                 _raise(error)
             finally:
                 self._connection.set_authorizer(None)
+            missing = sorted(log.functions & self._missing)
+        if missing:
+            raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
         return log, frozenset(row[1] for row in rows)
 
     def columns(self, sql: str) -> tuple[str, ...]:
