@@ -37,12 +37,6 @@ class Database(DatabaseCore):
     def recover(self) -> None:
         """End what a process that died has begun."""
         self.schema.recover()
-        self.maintenance.recover()
-
-    def close(self, timeout_s: float | None = None) -> None:
-        """Close every file. Idempotent; connections that are in use are ended, within ``timeout_s`` each."""
-        super().close(timeout_s)
-        self.pragmas.close()
 
     def resume(self) -> None:
         """Try again to end what a process that died has begun, where that lacked a registered function."""
