@@ -25,7 +25,7 @@ from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.facts import Schema, StatementKind
 from shardlite.sql.order import OrderSpec
-from shardlite.sql.plan import Plan, PlanKind
+from shardlite.sql.plan import WITHOUT_STEPS, Plan, PlanKind
 from shardlite.sql.planner import Planner
 from shardlite.sql.tokens import tokenize, tokens_of
 
@@ -119,17 +119,28 @@ class StatementRunner:
         def attempt() -> Result:
             state = self._db.current()
             plan = self._plan(state, sql, parameters)
-            if plan.kind is PlanKind.DDL:
+            if plan.kind in WITHOUT_STEPS:
                 if key is not None:
-                    raise RoutingError("a schema change belongs to no shard: leave key= out")
-                self._db.schema.apply(sql)
-                return Result()
+                    raise RoutingError(f"a {plan.kind} belongs to no key: leave key= out")
+                return self._run_without_steps(state, plan)
             self._require_key(state, plan, key, parameters, sql)
             if plan.readonly:
                 return self._read(state, plan, timeout_s)
             return self._write(state, plan, timeout_s)
 
         return self._db.with_current(attempt)
+
+    def _run_without_steps(self, state: State, plan: Plan) -> Result:
+        """Run what isn't sent to shards as it is: schema changes, PRAGMAs, maintenance."""
+        if plan.kind is PlanKind.DDL:
+            self._db.schema.apply(plan.sql)
+        elif plan.kind is PlanKind.SETTING:
+            self._db.schema.set_header(plan.sql)
+        elif plan.kind is PlanKind.EACH_SHARD:
+            self._db.maintenance.run(plan.sql)
+        else:
+            return self._db.pragmas.run(state, plan)
+        return Result()
 
     def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
         """Run one writing statement for each set of parameters, all or none of them.
@@ -149,7 +160,7 @@ class StatementRunner:
             drawing.clear()
             for parameters in sets:
                 plan = self._plan(state, sql, parameters)
-                if plan.readonly or plan.kind is PlanKind.DDL:
+                if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
                 if plan.insert is not None and plan.id_rows:
                     drawing[:] = [state.table(plan.insert.table)]
