@@ -187,6 +187,13 @@ class Coordinator:
         except sqlite3.Error as error:
             _explain(error, sql)
 
+    def first(self, cursor: sqlite3.Cursor, count: int) -> list[Any]:
+        """Read the first rows."""
+        try:
+            return cursor.fetchmany(count)
+        except sqlite3.Error as error:
+            _explain(error, "")
+
     def rows(self, cursor: sqlite3.Cursor, head: Sequence[Any], batch: int) -> Iterator[tuple[Any, ...]]:
         """Yield rows that were read already and those that are left."""
         yield from head

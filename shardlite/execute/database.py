@@ -12,6 +12,8 @@ from shardlite.execute.change import Changer
 from shardlite.execute.core import DatabaseCore
 from shardlite.execute.ddl import SchemaChanger
 from shardlite.execute.insert import Inserter
+from shardlite.execute.maintenance import Maintenance
+from shardlite.execute.pragmas import PragmaRunner
 from shardlite.execute.read import Reader
 from shardlite.execute.registry import is_missing
 
@@ -22,6 +24,8 @@ class Database(DatabaseCore):
     def __init__(self, config: ShardliteConfig, *, encoding: str = "UTF-8") -> None:
         super().__init__(config, encoding=encoding)
         self.schema = SchemaChanger(self)
+        self.maintenance = Maintenance(self)
+        self.pragmas = PragmaRunner(self)
         self.reader = Reader(self)
         self.inserter = Inserter(self, self.schema.keep_explicit_keys)
         self.bulk = BulkInserter(self)
@@ -37,10 +41,7 @@ class Database(DatabaseCore):
     def recover(self) -> None:
         """End what a process that died has begun."""
         self.schema.recover()
-
-    def reset_after_fork(self) -> None:
-        """Begin anew, in a forked child, what a thread that is not there may have been in the middle of."""
-        super().reset_after_fork()
+        self.maintenance.recover()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Close every file. Idempotent; connections that are in use are ended, within ``timeout_s`` each."""
@@ -65,7 +66,12 @@ class Database(DatabaseCore):
                 raise
         else:
             self._waits_for_functions = False
+
+    def reset_after_fork(self) -> None:
+        """Begin anew, in a forked child, what a thread that is not there may have been in the middle of."""
+        super().reset_after_fork()
         self.schema.reset_after_fork()
+        self.pragmas.reset_after_fork()
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()

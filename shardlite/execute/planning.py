@@ -16,15 +16,10 @@ from shardlite.errors import NotSupportedError, OperationalError, ProgrammingErr
 from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
 from shardlite.names import fold, is_reserved
 from shardlite.sql.facts import Access, Prepared, StatementKind
-from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of, words
+from shardlite.sql.pragmas import OWN_TABLES
+from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of
 
 _DELETE, _INSERT, _READ, _UPDATE, _FUNCTION = 9, 18, 20, 23, 31
-_OWN_TABLES = words(
-    """
-    sqlite_master sqlite_schema sqlite_temp_master sqlite_temp_schema sqlite_sequence sqlite_stat1
-    sqlite_stat4
-    """
-)
 _KINDS = {
     "SELECT": StatementKind.SELECT,
     "VALUES": StatementKind.SELECT,
@@ -76,7 +71,7 @@ class _Log:
         return 0
 
     def _note_table(self, action: int, table: str, column: str, via: str) -> None:
-        if table in _OWN_TABLES:
+        if table in OWN_TABLES:
             # Opening a table-valued function reads the schema too: the text itself tells a mention from that.
             self.own_behind = self.own_behind or bool(via)
             return
@@ -116,12 +111,12 @@ class PlanningConnection:
         self._log = _Log()
         self._missing: frozenset[str] = frozenset()
         self._connection = self._open(schema_sql, registered)
-            registered.apply(connection)
 
     def _open(self, schema_sql: Sequence[str], registered: Registered) -> sqlite3.Connection:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f'PRAGMA encoding = "{self._encoding}"')
+            registered.apply(connection)
             for register in self._registrations:
                 register(connection)
             self._missing = load_schema(
@@ -207,14 +202,14 @@ class PlanningConnection:
             self._log = log = _Log()
             self._connection.set_authorizer(log.note)
             try:
-            missing = sorted(log.functions & self._missing)
-        if missing:
-            raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
                 rows = self._connection.execute("EXPLAIN " + sql, _nothing(text)).fetchall()
             except (sqlite3.Error, sqlite3.Warning) as error:
                 _raise(error)
             finally:
                 self._connection.set_authorizer(None)
+            missing = sorted(log.functions & self._missing)
+        if missing:
+            raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
         return log, frozenset(row[1] for row in rows)
 
     def columns(self, sql: str) -> tuple[str, ...]:
@@ -324,7 +319,7 @@ def _pragma_of(text: Text) -> tuple[str, str]:
 
 
 def _names_own_table(token: Token) -> bool:
-    return token.kind is not TokenKind.STRING and token.name in _OWN_TABLES
+    return token.kind is not TokenKind.STRING and token.name in OWN_TABLES
 
 
 def _nothing(text: Text) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
-from shardlite.errors import IntegrityError, OperationalError, ProgrammingError, RoutingError, reraise
-from shardlite.execute.coordinator import Coordinator
+from shardlite.errors import IntegrityError, OperationalError, ProgrammingError, RoutingError
 from shardlite.execute.database import Database
+from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
 from shardlite.execute.merge import merge_rows
@@ -27,7 +27,7 @@ from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.facts import Schema, StatementKind
 from shardlite.sql.order import OrderSpec
-from shardlite.sql.plan import Plan, PlanKind, Program
+from shardlite.sql.plan import WITHOUT_STEPS, Plan, PlanKind
 from shardlite.sql.planner import Planner
 from shardlite.sql.tokens import tokenize, tokens_of
 
@@ -124,11 +124,10 @@ class StatementRunner:
         def attempt() -> Result:
             state = self._db.current()
             plan = self._plan(state, sql, parameters)
-            if plan.kind is PlanKind.DDL:
+            if plan.kind in WITHOUT_STEPS:
                 if key is not None:
-                    raise RoutingError("a schema change belongs to no shard: leave key= out")
-                self._db.schema.apply(sql)
-                return Result()
+                    raise RoutingError(f"a {plan.kind} belongs to no key: leave key= out")
+                return self._run_without_steps(state, plan)
             self._require_key(state, plan, key, parameters, sql)
             if plan.readonly:
                 return self._read(state, plan, timeout_s)
@@ -137,6 +136,18 @@ class StatementRunner:
             return self._write(state, plan, timeout_s)
 
         return self._db.with_current(attempt)
+
+    def _run_without_steps(self, state: State, plan: Plan) -> Result:
+        """Run what isn't sent to shards as it is: schema changes, PRAGMAs, maintenance."""
+        if plan.kind is PlanKind.DDL:
+            self._db.schema.apply(plan.sql)
+        elif plan.kind is PlanKind.SETTING:
+            self._db.schema.set_header(plan.sql)
+        elif plan.kind is PlanKind.EACH_SHARD:
+            self._db.maintenance.run(plan.sql)
+        else:
+            return self._db.pragmas.run(state, plan)
+        return Result()
 
     def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
         """Run one writing statement for each set of parameters, all or none of them.
@@ -156,7 +167,7 @@ class StatementRunner:
             drawing.clear()
             for parameters in sets:
                 plan = self._plan(state, sql, parameters)
-                if plan.readonly or plan.kind is PlanKind.DDL:
+                if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
                 if plan.insert is not None and plan.id_rows:
                     drawing[:] = [state.table(plan.insert.table)]
@@ -188,7 +199,7 @@ class StatementRunner:
 
     def _read(self, state: State, plan: Plan, timeout_s: float | None) -> Result:
         if plan.program is not None:
-            return self._gather(state, plan, plan.program, timeout_s)
+            return gather(self._db, state, plan, plan.program, timeout_s)
         if len(plan.shards) == 1:
             streams = self._open(plan, list(plan.shards), timeout_s)
             streams.fill()
@@ -208,37 +219,6 @@ class StatementRunner:
             moved = [((*row[1:], row[0]) for row in part) for part in parts]
             return self._result(plan, streams, merge_rows(moved, _BY_ROWID))
         return self._result(plan, streams, chain.from_iterable(parts))
-
-    def _gather(self, state: State, plan: Plan, program: Program, timeout_s: float | None) -> Result:
-        """Bring the rows to a private database and run the statement there."""
-        coordinator = Coordinator(state, timeout_s)
-        try:
-            shards = [self._db.shards[shard] for shard in plan.shards]
-            pools = [shard.pool for shard in shards]
-            wait = self._db.timeout_s if timeout_s is None else timeout_s
-            connections = self._db.budget.acquire_all(pools, wait)
-            try:
-                sessions = dict(zip(plan.shards, connections, strict=True))
-                coordinator.load(program.moves, {shard.id: shard for shard in shards}, sessions)
-            finally:
-                self._db.budget.release_all(pools, connections)
-            if not self._db.is_current(state):
-                raise StaleEpochError
-            for sql in program.setup:
-                coordinator.run(sql)
-            cursor = coordinator.run(plan.sql, program.parameters)
-            columns = [column[0] for column in cursor.description or ()]
-            head = cursor.fetchmany(SMALL)
-        except BaseException as error:
-            coordinator.close()
-            if isinstance(error, sqlite3.Error):
-                reraise(error)
-            raise
-        if len(head) < SMALL:
-            coordinator.close()
-            return Result(columns, iter(head), rows_moved=coordinator.rows_moved)
-        rows = coordinator.rows(cursor, head, SMALL)
-        return Result(columns, rows, close=coordinator.close, rows_moved=coordinator.rows_moved)
 
     def _result(self, plan: Plan, streams: _Streams, rows: Iterator[tuple[Any, ...]]) -> Result:
         names = streams.columns[1:] if plan.merge_rowid else streams.columns

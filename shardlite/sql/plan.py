@@ -39,6 +39,18 @@ class PlanKind(StrEnum):
     """As a gather, under all shards' locks; what changed there is then written to the shards."""
     DDL = "schema change"
     """The text goes to ``apply_schema``."""
+    SCHEMA = "logical schema"
+    """The text runs on the schema as one file would hold it; no shard is asked for rows."""
+    CHECK = "check of all shards"
+    """A PRAGMA that looks for faults: the findings of all shards, or ``ok`` once."""
+    SETTING = "setting of every shard"
+    """A PRAGMA that sets a number in the files' headers: on all shards or none."""
+    EACH_SHARD = "each shard in turn"
+    """Maintenance that gives no rows (VACUUM): one shard after another, each by itself."""
+
+
+WITHOUT_STEPS = frozenset((PlanKind.DDL, PlanKind.SCHEMA, PlanKind.CHECK, PlanKind.SETTING, PlanKind.EACH_SHARD))
+"""Kinds that don't run as steps on shards: ``execute`` has a way of its own for each."""
 
 
 class LayoutView(Protocol):
@@ -161,14 +173,14 @@ class Plan(NamedTuple):
     @property
     def steps(self) -> tuple[Step, ...]:
         """What runs where, in this order. Empty for DDL, and while ids are missing."""
-        if self.split or self.id_rows or self.kind is PlanKind.DDL:
+        if self.split or self.id_rows or self.kind in WITHOUT_STEPS:
             return self.split
         return tuple(Step(shard, self.sql, self.parameters) for shard in self.shards)
 
     def __str__(self) -> str:
         where = ", ".join(str(shard) for shard in self.shards) if self.shards else "known when the ids are drawn"
         lines = [str(self.kind)]
-        if self.kind is not PlanKind.DDL:
+        if self.kind not in (PlanKind.DDL, PlanKind.SCHEMA):
             lines.append(f"shards: {where}")
         if self.tables:
             lines.append(f"tables: {', '.join(self.tables)}")

@@ -42,7 +42,8 @@ class Placed:
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         shards: tuple[int, ...] = (0,)
         if self.kind is not PlanKind.HOME:
-            shards = () if self.kind is PlanKind.DDL else tuple(range(layout.num_shards))
+            nowhere = self.kind in (PlanKind.DDL, PlanKind.SCHEMA)
+            shards = () if nowhere else tuple(range(layout.num_shards))
         return Plan(
             self.kind,
             self.sql,

@@ -319,6 +319,8 @@ def _single(token: Token, negative: bool) -> Constant | None:
             return None
         if negative and token.text.replace("_", "").lstrip("0") == str(1 << 63):
             return Constant(-(1 << 63))
+        if negative and number == -(1 << 63):  # -0x8000000000000000, which SQLite refuses
+            return None
         return Constant(-number if negative else number)
     if token.kind is TokenKind.STRING:
         return Constant(token.value)

@@ -26,6 +26,7 @@ from shardlite.topology.choose import seen_foreign_keys
 from shardlite.topology.examine import Examined, examine
 from shardlite.topology.fingerprint import Fingerprint, fingerprint_table, total
 from shardlite.topology.loading import Load, Loader
+from shardlite.topology.placing import require_placeable
 from shardlite.topology.progress import Meter
 from shardlite.topology.report import ImportPlan, ImportReport, Phase, ProgressCallback, TableReport
 from shardlite.topology.source import StrPath, source_uri
@@ -46,15 +47,17 @@ def plan_import(
     constraints: Constraints = "checked",
 ) -> ImportPlan:
     """Say what ``import_sqlite`` with these arguments would choose, and why. Writes nothing; the same errors."""
-    Layout.create(num_shards, strategy)
-    return examine(
+    layout = Layout.create(num_shards, strategy)
+    found = examine(
         source,
         num_shards=num_shards,
         keys=keys,
         reference=reference,
         single=single,
         constraints=_mode(constraints),
-    ).plan
+    )
+    _require_placeable(found, layout)
+    return found.plan
 
 
 def import_sqlite(
@@ -87,7 +90,8 @@ def import_sqlite(
     :raises DatabaseError: the source is not SQLite, is damaged or encrypted.
     :raises OperationalError: the source is missing; the target exists or can't be written; the disk is full.
     :raises ProgrammingError: an unknown table or column was stated.
-    :raises NotSupportedError: a statement can't be followed; strict, and a constraint would only be checked.
+    :raises NotSupportedError: a statement can't be followed; strict, and a constraint would only be checked; the
+        strategy's boundaries are not of a key's type. Nothing was written.
     :raises InternalError: the shards' content differs from the source's.
     """
     started = time.monotonic()
@@ -98,6 +102,7 @@ def import_sqlite(
     for attempt in range(_SCHEMA_ATTEMPTS):
         found = examine(source, num_shards=num_shards, keys=keys, reference=reference, single=single, constraints=mode)
         layout = Layout.create(num_shards, strategy, encoding=found.schema.encoding)
+        _require_placeable(found, layout)
         try:
             with building(db_dir, durable=durability == "full") as workspace:
                 job = _Import(source, found, layout, workspace, progress)
@@ -124,6 +129,13 @@ def import_sqlite(
 
 class _SchemaChanged(Exception):
     """The source's schema is no longer the one that the choices were made for."""
+
+
+def _require_placeable(found: Examined, layout: Layout) -> None:
+    """Refuse, before anything is written, keys that the layout can't place."""
+    for table in found.tables.values():
+        if table.sharded:
+            require_placeable(layout, table)
 
 
 def _mode(constraints: str) -> ConstraintMode:

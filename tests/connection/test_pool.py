@@ -445,6 +445,17 @@ def test_settings_are_restored(make: Make) -> None:
         second.execute("CREATE TABLE t (x)")
 
 
+@pytest.mark.skipif(not hasattr(sqlite3.Connection, "set_busy_timeout"), reason="pysqlite3 alone has these methods")
+def test_busy_settings_of_pysqlite3_are_restored(make: Make) -> None:
+    pool = make(max_connections=1, busy_timeout=3)
+    for change in (lambda c: c.set_busy_timeout(0.5), lambda c: c.set_busy_handler(lambda n: False)):
+        with pool.get_connection_context() as first:
+            change(first)
+        with pool.get_connection_context() as second:
+            assert second is first
+            assert second.fetch_row("PRAGMA busy_timeout") == (3000,)
+
+
 @pytest.mark.parametrize("statement", ["ATTACH ':memory:' AS other", "CREATE TEMP TABLE mine (x)"])
 def test_what_cannot_be_undone_is_replaced(make: Make, statement: str) -> None:
     pool = make(max_connections=1)

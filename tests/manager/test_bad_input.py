@@ -68,7 +68,9 @@ def content(manager: ShardManager) -> Any:
     found = []
     for shard in manager.shard_ids:
         with manager.pool(shard).get_connection_context() as conn:
-            found.append(list(conn.iterdump()))
+            schema = conn.fetch_all("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")
+            tables = [name for kind, name, _ in schema if kind == "table"]
+            found.append((schema, [conn.fetch_all(f'SELECT * FROM "{name}" ORDER BY 1') for name in tables]))
     return found, dict(manager.tables)
 
 

@@ -242,6 +242,7 @@ def test_comments_and_semicolons() -> None:
         ("-'5'", None),
         ("- -'5'", None),
         ("- -true", None),
+        ("-0x8000000000000000", None),
         ("1 + 1", None),
         ("(1), (2)", None),
         ("f(1)", None),
