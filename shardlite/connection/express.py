@@ -83,6 +83,8 @@ class ExpressLane(PoolCore):
             conn = self.acquire(timeout)
             try:
                 done = conn.run(sql, params)
+                if conn.in_transaction:
+                    raise self._left_open(sql)
                 return done.rowcount, done.lastrowid
             finally:
                 self.release(conn)
@@ -90,7 +92,7 @@ class ExpressLane(PoolCore):
             done = conn.run(sql, params)
             outcome = done.rowcount, done.lastrowid
             if conn.in_transaction:
-                raise ProgrammingError(f"the statement began a transaction and left it open: {sql}")
+                raise self._left_open(sql)
             conn.unclean = False
             conn.changes_seen = conn.total_changes
             self.checkpointer.note_commit(conn)
@@ -99,6 +101,9 @@ class ExpressLane(PoolCore):
             raise
         self._hop_off(conn)
         return outcome
+
+    def _left_open(self, sql: str) -> ProgrammingError:
+        return ProgrammingError(f"{self.name}: the statement began a transaction and left it open: {sql}")
 
     def _hop_on(self) -> Connection | None:
         """Take an idle connection that is ready to use, or None: then go the long way."""

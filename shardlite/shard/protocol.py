@@ -145,7 +145,7 @@ class Shard(Protocol):
         """Raise shardlite's error for one that a session raised while it ran ``sql``."""
         ...
 
-    def fail_value(self, error: Exception, sql: str) -> NoReturn:
+    def fail_value(self, error: BaseException, sql: str) -> NoReturn:
         """Raise DataError for a value that a session couldn't bind."""
         ...
 

@@ -24,6 +24,17 @@ def shorten(sql: str) -> str:
     return sql if len(sql) <= _SHOWN_SQL else sql[: _SHOWN_SQL - 3] + "..."
 
 
+def _real_error(error: sqlite3.Error) -> BaseException:
+    """Return what went wrong with a value, where the driver reports the connection's last error in its place.
+
+    CPython does so since 3.11 when an earlier statement of the connection failed, and leaves the error of the value as
+    the context. It never passed through a frame; an exception that the caller is handling has.
+    """
+    context = error.__context__
+    known = isinstance(context, (sqlite3.Error, *_UNBINDABLE)) and context.__traceback__ is None
+    return context if known and context is not None else error
+
+
 class SqliteShard:
     """One shard file behind its pool. See ``Shard`` for what each method promises.
 
@@ -47,8 +58,7 @@ class SqliteShard:
         try:
             return self._row(sql, params, timeout_s)
         except sqlite3.Error as error:
-            if not is_busy(error):
-                self.fail(error, sql)
+            self._fail_unless_busy(error, sql)
         except _UNBINDABLE as error:
             self.fail_value(error, sql)
         return self._retry(self._row, sql, params, began + (self.timeout_s if timeout_s is None else timeout_s))
@@ -58,8 +68,7 @@ class SqliteShard:
         try:
             return self._all(sql, params, timeout_s)
         except sqlite3.Error as error:
-            if not is_busy(error):
-                self.fail(error, sql)
+            self._fail_unless_busy(error, sql)
         except _UNBINDABLE as error:
             self.fail_value(error, sql)
         return self._retry(self._all, sql, params, began + (self.timeout_s if timeout_s is None else timeout_s))
@@ -76,8 +85,7 @@ class SqliteShard:
         try:
             return self._write(sql, params, max(0.0, deadline - monotonic()))
         except sqlite3.Error as error:
-            if not is_busy(error):
-                self.fail(error, sql)
+            self._fail_unless_busy(error, sql)
             return self._retry(self._write, sql, params, deadline)
         except _UNBINDABLE as error:
             self.fail_value(error, sql)
@@ -104,15 +112,22 @@ class SqliteShard:
         """Raise shardlite's error for the driver's, with the shard and the SQL that ran there."""
         if isinstance(error, Error):
             raise error
-        shown = shorten(sql)
+        real = _real_error(error)
+        if not isinstance(real, sqlite3.Error):
+            self.fail_value(real, sql)
+        error, shown = real, shorten(sql)
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN")):
             raise ShardUnavailableError(f"shard {self.id} ({self.name}): {error}") from error
         raise counterpart(error, f"shard {self.id}: {shown}") from error
 
-    def fail_value(self, error: Exception, sql: str) -> NoReturn:
+    def fail_value(self, error: BaseException, sql: str) -> NoReturn:
         """Raise DataError for a value that SQLite can't hold: an int beyond 64 bits, a text that is no Unicode."""
         raise DataError(f"a value can't be stored: {error} [shard {self.id}: {shorten(sql)}]") from error
+
+    def _fail_unless_busy(self, error: sqlite3.Error, sql: str) -> None:
+        if not is_busy(error) or _real_error(error) is not error:
+            self.fail(error, sql)
 
     def _retry(self, call: Callable[..., T], sql: str, params: Parameters, deadline: float) -> T:
         """Poll until another process lets go of the file; the gate has seen to this process's own writers."""

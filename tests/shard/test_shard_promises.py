@@ -165,8 +165,9 @@ def test_a_statement_that_failed_changed_nothing(single: Shard, elsewhere: Elsew
 def test_a_transaction_left_open_is_refused_and_undone(single: Shard, elsewhere: Elsewhere, warm: bool) -> None:
     if warm:
         single.write_once(INSERT, ("warm",))
-    with pytest.raises(ProgrammingError, match="transaction"):
+    with pytest.raises(ProgrammingError, match="transaction") as caught:
         single.write_once("BEGIN IMMEDIATE", ())
+    check_names_the_shard(caught.value, single)
     elsewhere.execute(INSERT, ("elsewhere",))  # nobody has the lock
     assert single.write_once(INSERT, ("after",))[0] == 1
 
@@ -447,6 +448,24 @@ def test_errors_name_the_shard(single: Shard, name: str, sql: str, params: Any, 
         assert single.fetch_row("SELECT 1", ()) == (1,)
 
 
+def test_an_error_isnt_taken_for_the_one_before(single: Shard) -> None:
+    single.write_once(INSERT, ("a",))
+    for _ in range(2):
+        with pytest.raises(IntegrityError):
+            single.write_once(INSERT, ("a",))
+        with pytest.raises(DataError):
+            single.write_once(INSERT, (2**63,))
+        with pytest.raises(OperationalError):
+            single.fetch_all("SELECT nothing", ())
+        with pytest.raises(DataError):
+            single.fetch_row("SELECT ?", ("\ud800",))
+    try:
+        raise OverflowError("the caller's own")
+    except OverflowError:
+        with pytest.raises(IntegrityError):
+            single.write_once(INSERT, ("a",))
+
+
 def test_a_sessions_errors_are_the_drivers(shard: Shard) -> None:
     with shard.reading() as session:
         session.run(INSERT, ("a",))
@@ -458,6 +477,7 @@ def test_a_sessions_errors_are_the_drivers(shard: Shard) -> None:
         check_names_the_shard(named.value, shard)
         assert named.value.sqlite_errorname == caught.value.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE"
         assert named.value.__cause__ is caught.value
+        session.fetch_row("SELECT 1")  # without an error before it, the driver raises the value's own
         with pytest.raises(OverflowError) as too_large:
             session.run(INSERT, (2**63,))
         with pytest.raises(DataError) as named:
