@@ -162,6 +162,7 @@ class Repair:
         attached = Path(shard_path(directory, other)).resolve().as_uri() + "?mode=rw"
         conn = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout_s)
         with contextlib.closing(conn):
+            self._db.registry.apply(conn)
             for pragma in (
                 "foreign_keys=OFF",
                 "wal_autocheckpoint=0",
