@@ -114,7 +114,10 @@ def _is_local(statement: Statement, name: str) -> bool:
     sql = statement.schema.triggers[name]
     tokens = tokenize(sql).tokens
     fired = statement.schema.tables.get(tokens[_after_on(tokens) - 1].name or "")
-    return fired is not None and conflict_of(read_trigger(name, fired.name, sql), statement.schema.tables) is None
+    schema = statement.schema
+    if fired is None:
+        return False
+    return conflict_of(read_trigger(name, fired.name, sql), schema.tables, schema.functions) is None
 
 
 def refuse_reference_writes(statement: Statement) -> None:
