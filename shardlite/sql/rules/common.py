@@ -203,6 +203,15 @@ def keeps_failed(statement: Statement) -> None:
         refuse_fail(statement)
 
 
+def may_keep_failed(statement: Statement) -> bool:
+    """Tell whether a failure of the statement would leave rows behind that it had written before: OR FAIL."""
+    try:
+        refuse_fail(statement)
+    except NotSupportedError:
+        return True
+    return False
+
+
 def refuse_fail(statement: Statement) -> None:
     """Refuse OR FAIL where it would keep rows: a statement that fails is undone here, on all its shards."""
     tokens = statement.text.tokens
