@@ -25,6 +25,8 @@ from shardlite.router.table import Table, TableKind
 from shardlite.sql.plan import Plan, Program
 
 _BATCH = 1_000
+_NO_ROWID = -(2**63)
+"""Nobody's: what last_insert_rowid() gives where nothing was inserted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +114,14 @@ def _prepare(
 
 
 def _run(plan: Plan, coordinator: Coordinator, program: Program) -> Result:
+    # A connection's last rowid is of some earlier statement unless this one inserts a row into a table with rowids.
+    coordinator.run("CREATE TABLE temp._shardlite_none(x)")
+    coordinator.run("INSERT INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
     cursor = coordinator.run(plan.sql, program.parameters)
     columns = [column[0] for column in cursor.description or ()]
     rows = cursor.fetchall() if cursor.description is not None else []
-    inserts = cursor.rowcount > 0 and plan.sql.lstrip()[:7].upper() in ("INSERT ", "REPLACE")
-    lastrowid = cursor.lastrowid if inserts and "CONFLICT" not in plan.sql.upper() else None
+    (last,) = coordinator.run("SELECT last_insert_rowid()").fetchone()
+    lastrowid = None if last == _NO_ROWID else last
     return Result(columns, iter(rows), rowcount=cursor.rowcount, lastrowid=lastrowid, rows_moved=coordinator.rows_moved)
 
 

@@ -34,25 +34,29 @@ _ROWIDS = frozenset(("rowid", "_rowid_", "oid"))
 
 
 def filters_of(
-    text: Text, cores: Sequence[Core], tables: Mapping[str, Table], registered: frozenset[str] = frozenset()
+    texts: Sequence[tuple[Text, Sequence[Core]]],
+    tables: Mapping[str, Table],
+    registered: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
     """Return for each table (by folded name) the condition that its rows must fulfil; no entry where there is none.
 
-    The conditions name columns by the table's own name; their parameters are numbered (``?1``) or named. ``registered``
-    holds the functions of the user, which may hide SQLite's own.
+    ``texts`` are the statement and all views that it uses. The conditions name columns by the table's own name; their
+    parameters are numbered (``?1``) or named. ``registered`` holds the functions of the user, which may hide SQLite's
+    own.
     """
     if registered & {"like", "glob"}:
         return {}
-    mentions: dict[str, list[tuple[Core, Item]]] = {}
-    for core in cores:
-        for item in core.items:
-            if item.name in tables:
-                mentions.setdefault(item.name, []).append((core, item))
+    mentions: dict[str, list[tuple[Text, Core, Item]]] = {}
+    for text, cores in texts:
+        for core in cores:
+            for item in core.items:
+                if item.name in tables:
+                    mentions.setdefault(item.name, []).append((text, core, item))
     found: dict[str, str] = {}
     for name, places in mentions.items():
-        if len(places) != _times_named(text, name):
+        if len(places) != sum(_times_named(text, name) for text, _ in texts):
             continue
-        parts = [_conditions(text, core, item, tables, registered) for core, item in places]
+        parts = [_conditions(text, core, item, tables, registered) for text, core, item in places]
         if all(parts):
             joined = dict.fromkeys(" AND ".join(f"({part})" for part in each) for each in parts)
             found[name] = " OR ".join(f"({part})" for part in joined)

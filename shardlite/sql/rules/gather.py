@@ -5,6 +5,7 @@ from __future__ import annotations
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
+from shardlite.sql.cores import cores_of
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.filters import filters_of
 from shardlite.sql.pins import Pin, pin_of
@@ -22,7 +23,8 @@ _WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
 def gather(statement: Statement, why: str = "") -> Gathered | None:
     """Gather a query or a change of rows. ``why`` says why no other rule did it.
 
-    Of a table that is only read come the columns and rows that can be needed; a table that may change comes whole.
+    Of a table that is only read come the columns and rows that can be needed; a table that may change comes whole, and
+    so does what its foreign keys and triggers look at.
     """
     if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
@@ -64,7 +66,8 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
             raise NotSupportedError(
                 f"INSERT INTO {table.name}: its key stands beside the row: use manager.insert({table.name!r}, row, key)"
             )
-    sources = tuple(_whole(statement, table) for table in statement.tables)
+    filters = _filters_beside_changes(statement)
+    sources = tuple(_whole(statement, table, filters.get(fold(table.name))) for table in statement.tables)
     indexes = [text for table in statement.tables for text in statement.schema.index_texts(table.name)]
     touched = {fold(table.name) for table in statement.tables} | set(statement.views)
     triggers = [sql for sql in statement.schema.triggers.values() if trigger_target(sql) in touched]
@@ -88,7 +91,7 @@ def _views_for(statement: Statement) -> set[str]:
     return set(statement.views) | {statement.target or ""}
 
 
-def _whole(statement: Statement, table: Table) -> Source:
+def _whole(statement: Statement, table: Table, condition: str | None) -> Source:
     names = [quote(column.name) for column in table.columns if column.writable]
     if table.rowid_name is not None and table.rowid_alias is None:
         names.insert(0, table.rowid_name)
@@ -98,7 +101,7 @@ def _whole(statement: Statement, table: Table) -> Source:
         statement.schema.ddl[fold(table.name)],
         f"INSERT INTO main.{quote(table.name)}({listed})",
         len(names),
-        f"SELECT {listed} FROM main.{quote(table.name)}",
+        f"SELECT {listed} FROM main.{quote(table.name)}" + (f" WHERE {condition}" if condition is not None else ""),
         table.kind is TableKind.SHARDED,
     )
 
@@ -160,10 +163,22 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
 
 
 def _filters(statement: Statement) -> dict[str, str]:
-    """Return the conditions under which rows have to come; none for a table that a view reads as well."""
-    found = filters_of(statement.text, statement.cores, statement.schema.tables, statement.schema.functions.names)
-    behind = {access.table for access in statement.prepared.reads if access.via in statement.schema.views}
-    return {name: condition for name, condition in found.items() if name not in behind}
+    """Return the conditions under which rows have to come."""
+    views = [tokenize(statement.schema.views[name]) for name in statement.views]
+    texts = [(statement.text, statement.cores), *((text, cores_of(text)) for text in views)]
+    return filters_of(texts, statement.schema.tables, statement.schema.functions.names)
+
+
+def _filters_beside_changes(statement: Statement) -> dict[str, str]:
+    """Return the conditions for tables that a change only reads, and that no foreign key and no trigger looks at."""
+    if statement.triggers or "CONFLICT" in statement.text.keywords():
+        return {}  # what follows ON CONFLICT would be taken for a part of the SELECT's WHERE
+    written = {fold(table.name) for table in statement.written}
+    tied = written | {fold(key.parent) for table in statement.written for key in table.foreign_keys}
+    for table in statement.tables:
+        if any(fold(key.parent) in written for key in table.foreign_keys):
+            tied.add(fold(table.name))
+    return {name: condition for name, condition in _filters(statement).items() if name not in tied}
 
 
 def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:
