@@ -16,13 +16,14 @@ catalog's change, which deletes the job. Every step can be repeated.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from shardlite.errors import NotSupportedError, ProgrammingError
 from shardlite.execute.core import DatabaseCore
 from shardlite.execute.files import META_TABLE
+from shardlite.execute.kept_rows import kept_rows
 from shardlite.execute.placement import Placement, hinted
 from shardlite.execute.planning import split_statements
 from shardlite.execute.schema import SchemaChange, SchemaDraft, key_store_statements
@@ -32,7 +33,7 @@ from shardlite.names import RESERVED_PREFIX, fold
 from shardlite.router.catalog import CatalogChange
 from shardlite.router.catalog_file import SchemaObject, table_from_json, table_to_json
 from shardlite.router.table import ConstraintMode, Table, TableKind
-from shardlite.sql.hints import hint_of, refuse_stray
+from shardlite.sql.hints import created_name, hint_of, refuse_stray, with_hint
 
 JOB_KIND = "ddl"
 
@@ -93,6 +94,42 @@ class SchemaChanger:
         with self._lock:
             self._db.with_current(lambda: self._apply(statements, placements or {}))
 
+    def create_table_as(self, sql: str, parameters: Any, read: Callable[[], Iterable[Sequence[Any]]]) -> None:
+        """Create the table of a CREATE TABLE ... AS with its rows, in one transaction: all of it or nothing.
+
+        The table is single: its rows are on the home shard, which commits first, so that whatever a crash leaves for
+        ``recover`` to end on the other shards, the rows are there. They are read, by ``read``, before any lock is
+        taken, and kept in a file meanwhile: as if the statement had run right after the reading.
+
+        :param parameters: NULL for each parameter of the statement.
+        """
+        refuse_stray([sql], [sql])
+        hint = hint_of(sql)
+
+        def attempt() -> None:
+            state = self._db.current()
+            registered = self._db.registry.current
+            schema, encoding = self._db.catalog.schema, state.layout.encoding
+            with SchemaDraft(schema, state.tables, encoding, registered) as draft:
+                text = draft.table_made_as(sql, parameters)
+            if text is None:
+                return
+            with SchemaDraft(schema, state.tables, encoding, registered) as draft:
+                draft.run(with_hint(text, hint) if hint is not None else text)
+                change = draft.finish({})
+            table = next(table for table in change.tables if fold(table.name) == created_name(sql))
+            if table.kind is not TableKind.SINGLE:
+                raise NotSupportedError(
+                    f"CREATE TABLE {table.name} AS SELECT as a {table.kind} table: its rows would be on several "
+                    "shards, and a crash could leave a part of them. Create the table first, with its hint, and "
+                    "insert the rows then"
+                )
+            with kept_rows(read()) as rows:
+                self._run(state, change, lambda scope: rows.insert(scope, table))
+
+        with self._lock:
+            self._db.with_current(attempt)
+
     def set_header(self, sql: str) -> None:
         """Run a PRAGMA that sets a number in the file's header, such as ``user_version``, on every shard or none."""
 
@@ -140,7 +177,8 @@ class SchemaChanger:
 
     # -- running -------------------------------------------------------------------------------------------------
 
-    def _run(self, state: State, change: SchemaChange) -> None:
+    def _run(self, state: State, change: SchemaChange, fill: Callable[[WriteScope], None] | None = None) -> None:
+        """Run a change on all shards. ``fill`` brings rows to the home shard, which commits before the others."""
         db = self._db
         epoch = state.epoch + 1
         job = 0
@@ -150,6 +188,8 @@ class SchemaChanger:
                     raise _LeftBehindError
                 for shard in db.layout.shard_ids:
                     _run_on_shard(scope, shard, change.statements, epoch)
+                if fill is not None:
+                    fill(scope)
                 job = db.catalog.add_job(JOB_KIND, _to_payload(change, epoch))
         except _LeftBehindError:
             # All locks were ours and no shard had a newer epoch: whoever recorded that job is gone.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from shardlite.driver import sqlite3
 from shardlite.errors import InternalError, NotSupportedError, ProgrammingError, reraise
@@ -26,10 +26,11 @@ from shardlite.names import fold, quote
 from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.introspect import describe, table_names
 from shardlite.router.table import ConstraintMode, Table, TableKind
+from shardlite.sql.create_as import select_of
 from shardlite.sql.ddl import conflict_clauses
 from shardlite.sql.hints import Hint, created_name, current_hint, disagreement, hint_of, makes_table, settled, with_hint
 from shardlite.sql.shard_schema import identity_columns, lookup_indexes, unseen_uniqueness
-from shardlite.sql.tokens import first_words, tokens_of
+from shardlite.sql.tokens import first_words
 
 _DELETE, _INSERT, _READ, _UPDATE = 9, 18, 20, 23
 
@@ -101,20 +102,19 @@ class SchemaDraft:
         """Apply one statement to the draft. Raises SQLite's own error, or NotSupportedError for what can't be."""
         check_ddl(statement)
         words = first_words(statement)
-        self._refuse(statement, words)
+        if select_of(statement) is not None:
+            raise NotSupportedError(
+                "CREATE TABLE ... AS SELECT reads rows: run it through execute(), or create the table here and insert "
+                "the rows then"
+            )
         before = self._objects()
         names = table_names(self._conn)
         hint = None
         if makes_table(statement):
             hint, statement = hint_of(statement), settled(statement)
-        try:
+        with self._sqlites_errors():
             self._conn.execute(statement)
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            if isinstance(error, sqlite3.Error):
-                reraise(error, HOW_TO_REGISTER if is_missing(error) else "")
-            raise ProgrammingError(str(error)) from error
-        if self._conn.execute("SELECT count(*) FROM sqlite_temp_schema").fetchone()[0]:
-            raise NotSupportedError(f"temp objects live in one connection: create an ordinary one: {statement[:80]}")
+        self._require_nothing_temporary(statement)
         if self._objects() == before and words[0] not in ("REINDEX", "ANALYZE"):
             self._require_agreement(statement, hint)
             return  # IF NOT EXISTS, IF EXISTS
@@ -135,11 +135,30 @@ class SchemaDraft:
         if table is not None and why is not None:
             raise ProgrammingError(f"{table.name} exists: the hint in its definition says {why}")
 
-    def _refuse(self, statement: str, words: tuple[str, ...]) -> None:
-        if words[:2] == ("CREATE", "TABLE"):
-            keywords = [token.key for token in tokens_of(statement)]
-            if "AS" in keywords and "(" not in keywords[: keywords.index("AS")]:
-                raise NotSupportedError("CREATE TABLE ... AS SELECT: create the table, then insert the rows")
+    def table_made_as(self, statement: str, parameters: Any) -> str | None:
+        """Return the text that SQLite gives a table of CREATE TABLE ... AS; None where IF NOT EXISTS finds it there."""
+        check_ddl(statement)
+        name = created_name(statement)
+        with self._sqlites_errors():
+            before = {item.name for item in self._objects()}
+            self._conn.execute(statement, parameters)
+        self._require_nothing_temporary(statement)
+        made = (item.sql for item in self._objects() if item.name not in before and fold(item.name) == name)
+        return next(made, None)
+
+    @contextlib.contextmanager
+    def _sqlites_errors(self) -> Iterator[None]:
+        """Raise what SQLite says as shardlite's errors."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            reraise(error, HOW_TO_REGISTER if is_missing(error) else "")
+        except sqlite3.Warning as error:
+            raise ProgrammingError(str(error)) from error
+
+    def _require_nothing_temporary(self, statement: str) -> None:
+        if self._conn.execute("SELECT count(*) FROM sqlite_temp_schema").fetchone()[0]:
+            raise NotSupportedError(f"temp objects live in one connection: create an ordinary one: {statement[:80]}")
 
     def _objects(self) -> list[SchemaObject]:
         rows = self._conn.execute(

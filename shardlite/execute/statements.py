@@ -25,6 +25,7 @@ from shardlite.names import fold
 from shardlite.router.sequences import Sequence as IdSequence
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
+from shardlite.sql.create_as import select_of
 from shardlite.sql.facts import Schema, StatementKind
 from shardlite.sql.order import OrderSpec
 from shardlite.sql.plan import WITHOUT_STEPS, Plan, PlanKind
@@ -140,7 +141,7 @@ class StatementRunner:
     def _run_without_steps(self, state: State, plan: Plan) -> Result:
         """Run what isn't sent to shards as it is: schema changes, PRAGMAs, maintenance."""
         if plan.kind is PlanKind.DDL:
-            self._db.schema.apply(plan.sql)
+            self._change_schema(plan)
         elif plan.kind is PlanKind.SETTING:
             self._db.schema.set_header(plan.sql)
         elif plan.kind is PlanKind.EACH_SHARD:
@@ -148,6 +149,15 @@ class StatementRunner:
         else:
             return self._db.pragmas.run(state, plan)
         return Result()
+
+    def _change_schema(self, plan: Plan) -> None:
+        select = select_of(plan.sql)
+        if select is None:
+            self._db.schema.apply(plan.sql)
+        else:
+            text = tokenize(plan.sql)
+            nulls: Parameters = {name: None for name, _ in text.names} if text.names else (None,) * text.parameter_count
+            self._db.schema.create_table_as(plan.sql, nulls, lambda: self.execute(select, plan.parameters))
 
     def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
         """Run one writing statement for each set of parameters, all or none of them.
