@@ -63,8 +63,8 @@ class Answer:
     def shown(self, *, ordered: bool) -> tuple[Any, ...]:
         """Return what has to be equal, types included."""
         rows = list(map(repr, self.rows))
-        # What follows the words of SQLite says which shard's rows were in the way.
-        error = re.sub(r" \[.*= .*\]$", "", self.error)
+        # What follows SQLite's words says which shard it was, or whose row was in the way.
+        error = re.sub(r" \[.*\]$", "", self.error, flags=re.DOTALL)
         return (rows if ordered else sorted(rows)), self.columns, self.rowcount, error
 
 
@@ -74,8 +74,8 @@ def ask(connection: sqlite3.Connection, sql: str, parameters: Any = ()) -> Answe
         cursor = connection.execute(sql, parameters)
         rows = cursor.fetchall()
         columns = tuple(column[0] for column in cursor.description or ())
-        last = cursor.lastrowid if cursor.rowcount > 0 else None
-        return Answer(rows, columns, cursor.rowcount, lastrowid=last)
+        count = cursor.rowcount
+        return Answer(rows, columns, count, lastrowid=connection.execute("SELECT last_insert_rowid()").fetchone()[0])
     except sqlite3.Error as error:
         return Answer(error=f"{type(error).__name__}: {error}")
 

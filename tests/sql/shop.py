@@ -17,6 +17,12 @@ DDL = (
     "CREATE TABLE country (code TEXT PRIMARY KEY, name TEXT)",
     "CREATE TABLE settings (name TEXT PRIMARY KEY, value)",
     "CREATE TABLE journal (id INTEGER PRIMARY KEY, what)",
+    "CREATE TABLE badges (id INTEGER PRIMARY KEY, label TEXT UNIQUE, n INT)",
+    "CREATE TABLE parents (id INTEGER PRIMARY KEY, n INT)",
+    "CREATE TABLE children (id INTEGER PRIMARY KEY, pid INTEGER REFERENCES parents (id) ON UPDATE CASCADE "
+    "ON DELETE SET NULL, x INT)",
+    "CREATE TABLE grips (id INTEGER PRIMARY KEY, pid INTEGER REFERENCES parents (id) ON DELETE RESTRICT "
+    "ON UPDATE CASCADE)",
     "CREATE VIEW adults AS SELECT id, name FROM users WHERE age >= 18",
     "CREATE VIEW elders AS SELECT * FROM adults WHERE id IN (SELECT id FROM users WHERE age > 40)",
     "CREATE VIEW spending (note, spent) AS SELECT note, sum(amount) FROM orders GROUP BY note",
@@ -40,9 +46,13 @@ SHOP = Definition(
         "audited": ("id",),
         "checked": ("id",),
         "trail": ("audited",),
+        "parents": ("id",),
+        "children": ("pid",),
+        "grips": ("pid",),
     },
     references=frozenset({"country"}),
-    groups={"users": "person", "orders": "person", "audited": "audit", "trail": "audit"},
+    groups={"users": "person", "orders": "person", "audited": "audit", "trail": "audit"}
+    | dict.fromkeys(("parents", "children", "grips"), "family"),
     rows=(
         (
             "INSERT INTO users VALUES (?, ?, ?, ?)",
@@ -56,6 +66,10 @@ SHOP = Definition(
         ("INSERT INTO tags VALUES (?, ?)", [("red", 1), ("RED", 2), ("blue", 3), (None, 4), ("5", 5), ("green", 6)]),
         ("INSERT INTO items VALUES (?, ?, ?, 'then')", [(t, i, i * 2) for t in ("x", "y", "z") for i in range(5)]),
         ("INSERT INTO audited VALUES (?, ?)", [(i, i * i) for i in range(1, 9)]),
+        ("INSERT INTO badges VALUES (?, ?, ?)", [(1, "a", 1), (2, "b", 2), (3, None, 3)]),
+        ("INSERT INTO parents VALUES (?, ?)", [(i, i * i) for i in range(1, 7)]),
+        ("INSERT INTO children VALUES (?, ?, ?)", [(i, i % 5 + 1, i) for i in range(1, 11)]),
+        ("INSERT INTO grips VALUES (?, ?)", [(1, 4), (2, 6)]),
         ("INSERT INTO country VALUES (?, ?)", [("de", "Germany"), ("fr", "France"), ("us", "user1")]),
         ("INSERT INTO settings VALUES (?, ?)", [("a", 1), ("b", "two")]),
     ),
