@@ -171,14 +171,22 @@ def _filters(statement: Statement) -> dict[str, str]:
 
 def _filters_beside_changes(statement: Statement) -> dict[str, str]:
     """Return the conditions for tables that a change only reads, and that no foreign key and no trigger looks at."""
-    if statement.triggers or "CONFLICT" in statement.text.keywords():
+    words = statement.text.keywords()
+    if "CONFLICT" in words:
         return {}  # what follows ON CONFLICT would be taken for a part of the SELECT's WHERE
+    schema = statement.schema
     written = {fold(table.name) for table in statement.written}
-    tied = written | {fold(key.parent) for table in statement.written for key in table.foreign_keys}
-    for table in statement.tables:
-        if any(fold(key.parent) in written for key in table.foreign_keys):
-            tied.add(fold(table.name))
-    return {name: condition for name, condition in _filters(statement).items() if name not in tied}
+    parents = {fold(key.parent) for table in statement.written for key in table.foreign_keys}
+    children = {fold(t.name) for t in statement.tables if any(fold(key.parent) in written for key in t.foreign_keys)}
+    fired = {token.name for name in statement.triggers for token in tokenize(schema.triggers[name]).tokens}
+    tied = written | parents | children | fired
+    found = {name: condition for name, condition in _filters(statement).items() if name not in tied}
+    if statement.kind is StatementKind.INSERT and "REPLACE" not in words and not statement.triggers:
+        # SQLite looks at the children of a new row, which has none yet.
+        texts = [statement.text, *(tokenize(schema.views[view]) for view in statement.views)]
+        named = {token.name for text in texts for token in text.tokens}
+        found |= dict.fromkeys(children - written - parents - named, "0")
+    return found
 
 
 def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:
