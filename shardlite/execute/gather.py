@@ -24,7 +24,7 @@ def gather(database: Database, state: State, plan: Plan, program: Program, timeo
         connections = database.budget.acquire_all(pools, database.timeout_s if timeout_s is None else timeout_s)
         try:
             sessions = dict(zip(plan.shards, connections, strict=True))
-            coordinator.load(program.moves, {shard.id: shard for shard in shards}, sessions)
+            coordinator.bring(program, {shard.id: shard for shard in shards}, sessions)
         finally:
             database.budget.release_all(pools, connections)
         if not database.is_current(state):

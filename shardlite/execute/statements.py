@@ -19,6 +19,7 @@ from shardlite.execute.insert import is_id_taken
 from shardlite.execute.merge import merge_rows
 from shardlite.execute.planning import kind_of
 from shardlite.execute.result import Result
+from shardlite.execute.sizes import Sizes
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError, WriteScope
 from shardlite.names import fold
@@ -78,6 +79,7 @@ class StatementRunner:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._sizes = Sizes(database)
         self._planner: tuple[State, Planner] | None = None
 
     # -- planning ------------------------------------------------------------------------------------------------
@@ -108,6 +110,7 @@ class StatementRunner:
                 indexes=indexes,
             ),
             lambda sql: self._db.planning().prepare(sql),
+            self._sizes.rows,
         )
         self._planner = (state, made)
         return made

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from shardlite.errors import NotSupportedError
+from shardlite.router.table import Table
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
@@ -26,8 +27,12 @@ class Planner:
     ``prepare`` is the planning connection's. A repeated text costs a look-up and the binding of its parameters.
     """
 
-    def __init__(self, schema: Schema, prepare: Callable[[str], Prepared]) -> None:
+    def __init__(
+        self, schema: Schema, prepare: Callable[[str], Prepared], rows: Callable[[Table], int] | None = None
+    ) -> None:
+        """``rows`` estimates how many rows a table has: it decides costs, never answers."""
         self._schema = schema
+        self._rows = rows
         self._prepare = prepare
         self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._build)
 
@@ -47,7 +52,7 @@ class Planner:
         prepared = self._prepare(sql)
         if prepared.kind is StatementKind.EXPLAIN:
             return self._explain(sql)
-        statement = Statement(prepared, self._schema)
+        statement = Statement(prepared, self._schema, self._rows)
         for rule in FIRST:
             template = rule(statement)
             if template is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,17 @@ if TYPE_CHECKING:
     from shardlite.sql.scopes import Scopes
 
 
+UNKNOWN_ROWS = 1_000
+
+
 class Statement:
     """A prepared statement against a schema."""
 
-    def __init__(self, prepared: Prepared, schema: Schema) -> None:
+    def __init__(self, prepared: Prepared, schema: Schema, rows: Callable[[Table], int] | None = None) -> None:
         self.prepared = prepared
         self.schema = schema
+        self.rows: Callable[[Table], int] = rows or (lambda table: UNKNOWN_ROWS)
+        """About how many rows a table has, over all shards."""
         self.text: Text = tokenize(prepared.sql)
 
     @property

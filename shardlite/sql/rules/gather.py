@@ -6,13 +6,14 @@ from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.facts import StatementKind
-from shardlite.sql.filters import filters_of
+from shardlite.sql.names_in import cte_names
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.plan import PlanKind
+from shardlite.sql.reduction import SHARED, Needed, Reduction
 from shardlite.sql.rules.common import analysed
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
-from shardlite.sql.stubs import index_ddl, source_columns, stub_ddl
+from shardlite.sql.stubs import index_ddl, index_in, source_columns, stub_ddl
 from shardlite.sql.template import Gathered, Source
 from shardlite.sql.tokens import Text, tokenize
 
@@ -29,8 +30,8 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
     _refuse_virtual(statement)
     if statement.kind in _WRITES or not statement.prepared.readonly:
         return _gather_write(statement, why)
-    filters = _filters(statement)
-    sources = tuple(_source(statement, table, filters.get(fold(table.name))) for table in statement.tables)
+    needed = reduction_of(statement).needed
+    sources = tuple(source_of(statement, needed[fold(table.name)]) for table in statement.tables)
     return Gathered(
         PlanKind.GATHER,
         without_index_hints(statement.text),
@@ -127,20 +128,50 @@ def trigger_target(sql: str) -> str:
     return tokens[at].name or ""
 
 
-def _source(statement: Statement, table: Table, condition: str | None) -> Source:
+def reduction_of(statement: Statement) -> Reduction:
+    """Return the rows that a query needs of each of its tables."""
+    schema, text = statement.schema, statement.text
+    behind = {access.table for access in statement.prepared.reads if access.via in schema.views}
+    return Reduction(
+        text,
+        statement.cores,
+        schema.tables,
+        list(statement.tables),
+        statement.rows,
+        schema.functions.names,
+        closed=frozenset(behind) | cte_names(text) | _in_main(text),
+    )
+
+
+def _in_main(text: Text) -> frozenset[str]:
+    """Return the tables that the text names together with their schema."""
+    tokens = text.tokens
+    return frozenset(
+        tokens[position + 2].name or ""
+        for position in range(len(tokens) - 2)
+        if tokens[position].name in ("main", "temp") and tokens[position + 1].key == "."
+    )
+
+
+def source_of(statement: Statement, needed: Needed, *, shared: bool | None = None) -> Source:
+    """Return how the rows of a table are brought."""
+    table = needed.table
+    shared = needed.shared if shared is None else shared
+    schema = SHARED if shared else "main"
     selected, inserted = source_columns(table, wanted_columns(statement, table))
     sql = f"SELECT {', '.join(selected)} FROM main.{quote(table.name)}"
-    if condition is not None:
-        sql += f" WHERE {condition}"
+    if needed.condition:
+        sql += f" WHERE {needed.condition}"
     return Source(
         table.name,
-        stub_ddl(table),
-        f"INSERT INTO main.{quote(table.name)}({', '.join(inserted)})",
+        stub_ddl(table, schema),
+        f"INSERT INTO {schema}.{quote(table.name)}({', '.join(inserted)})",
         len(selected),
         sql,
         table.kind is TableKind.SHARDED,
         _pins(statement, table),
-        (*index_ddl(table), *map(without_unique, statement.schema.index_texts(table.name))),
+        (*index_ddl(table, schema), *(index_in(text, schema) for text in statement.schema.index_texts(table.name))),
+        needed.level if shared else None,
     )
 
 
@@ -157,13 +188,6 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
     read = {access.column for access in statement.prepared.reads if access.table == name}
     named = {token.name for text in texts for token in text.tokens}
     return frozenset(column for column in table.by_name if column in read or column in named)
-
-
-def _filters(statement: Statement) -> dict[str, str]:
-    """Return the conditions under which rows have to come; none for a table that a view reads as well."""
-    found = filters_of(statement.text, statement.cores, statement.schema.tables, statement.schema.functions.names)
-    behind = {access.table for access in statement.prepared.reads if access.via in statement.schema.views}
-    return {name: condition for name, condition in found.items() if name not in behind}
 
 
 def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:
@@ -192,9 +216,3 @@ def without_index_hints(text: Text) -> str:
         if tokens[position + 1].key == "INDEXED" and tokens[position + 2].key == "BY":
             sql = sql[: tokens[position + 1].start] + sql[tokens[position + 3].end :]
     return sql
-
-
-def without_unique(sql: str) -> str:
-    """Make an ordinary index of a unique one: what it checks was checked on the shards."""
-    tokens = tokenize(sql).tokens
-    return sql[: tokens[1].start] + sql[tokens[1].end :] if tokens[1].key == "UNIQUE" else sql
