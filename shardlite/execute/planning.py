@@ -15,6 +15,7 @@ from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError, OperationalError, ProgrammingError, reraise
 from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
 from shardlite.names import fold, is_reserved
+from shardlite.router.catalog_file import SchemaObject
 from shardlite.sql.facts import Access, Prepared, StatementKind
 from shardlite.sql.pragmas import OWN_TABLES
 from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of
@@ -40,16 +41,6 @@ _READ_ONLY = frozenset((StatementKind.EMPTY, StatementKind.EXPLAIN, StatementKin
 _ONE_AT_A_TIME = "You can only execute one statement at a time."
 _COLUMN_STEPS = 20_000
 """Virtual-machine steps that finding the column names may take: a recursive CTE over no rows can run for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaObject:
-    """One object of the logical schema: ``type`` is table, index, view or trigger."""
-
-    type: str
-    name: str
-    tbl_name: str
-    sql: str
 
 
 @dataclass

@@ -29,6 +29,8 @@ _OWN_USE: Mapping[str, frozenset[int]] = {
     "count": frozenset((-1, 0, 1)),
     "max": frozenset((-1, 1, 2)),
     "min": frozenset((-1, 1, 2)),
+    "quote": frozenset((-1, 1)),
+    "typeof": frozenset((-1, 1)),
 }
 """Functions, and numbers of arguments, that shardlite's own statements on the shards call."""
 

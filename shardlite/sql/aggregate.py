@@ -404,12 +404,8 @@ def plan_aggregates(
     if not texts:
         raise ProgrammingError(f"aggregate on table {table.name!r}: no expression is given")
     aggregates = tuple(parse_aggregate(table, text, functions) for text in dict.fromkeys(texts))
-    names: tuple[str, ...] | None = None
-    if group_by is not None:
-        names = tuple(group_by) if isinstance(group_by, (list, tuple)) else (group_by,)  # type: ignore[assignment]
+    names = None if group_by is None else _group_names(table, group_by)
     groups = [_group_column(table, name) for name in names or ()]
-    if names is not None and not names:
-        raise ProgrammingError(f"aggregate on table {table.name!r}: group_by is an empty list; leave it out instead")
     order = tie_break(table)
     builder = _Statements(table, condition, [name for name, _ in groups], [name for name, _ in order])
     return AggregatePlan(
@@ -424,10 +420,19 @@ def plan_aggregates(
     )
 
 
-def _group_column(table: Table, name: object) -> tuple[str, str]:
+def _group_names(table: Table, group_by: object) -> tuple[str, ...]:
+    names: list[str] = []
+    for name in group_by if isinstance(group_by, (list, tuple)) else (group_by,):
+        if not isinstance(name, str):
+            raise ProgrammingError(f"group_by on table {table.name!r} takes column names, not {name!r}")
+        names.append(name)
+    if not names:
+        raise ProgrammingError(f"aggregate on table {table.name!r}: group_by is an empty list; leave it out instead")
+    return tuple(names)
+
+
+def _group_column(table: Table, name: str) -> tuple[str, str]:
     """Return a group column's quoted, qualified SQL and its collation."""
-    if not isinstance(name, str):
-        raise ProgrammingError(f"group_by on table {table.name!r} takes column names, not {name!r}")
     column = find_column(table, name, "group_by")
     if column is None:
         return f"{quote(table.name)}.{quote(table.rowid_name or name)}", "BINARY"

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from shardlite.errors import NotSupportedError, ProgrammingError
 from shardlite.names import fold, unfold
-from shardlite.router.table import Column, Table
+from shardlite.router.keys import COLLATIONS
+from shardlite.router.table import ROWID_NAMES, Column, Table
 from shardlite.sql.functions import AGGREGATES, DATES, NO_FUNCTIONS, SCALAR, UserFunctions
 from shardlite.sql.tokens import Token, TokenKind, closing, scan, split_commas, words
 
-BUILT_IN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
-ROWID_NAMES = ("rowid", "_rowid_", "oid")
+BUILT_IN_COLLATIONS = frozenset(COLLATIONS)
 
 _KEYWORDS = words(
     """

@@ -307,19 +307,19 @@ def constant_of(tokens: Sequence[Token]) -> Constant | None:
         tokens = tokens[1:]
     if len(tokens) != 1 or (minuses and tokens[0].kind is not TokenKind.NUMBER):  # a minus makes a number of a text
         return None
-    return _single(tokens[0], negative=minuses % 2 == 1)
+    return _single(tokens[0], minuses)
 
 
-def _single(token: Token, negative: bool) -> Constant | None:
+def _single(token: Token, minuses: int) -> Constant | None:
     if token.kind is TokenKind.PARAMETER:
         return Constant(parameter=token.index)
     if token.kind is TokenKind.NUMBER:
-        number = number_of(token.text)
+        number, negative = number_of(token.text), minuses % 2 == 1
         if number is None:
             return None
         if negative and token.text.replace("_", "").lstrip("0") == str(1 << 63):
             return Constant(-(1 << 63))
-        if negative and number == -(1 << 63):  # -0x8000000000000000, which SQLite refuses
+        if minuses and number == -(1 << 63):  # -0x8000000000000000, which SQLite refuses
             return None
         return Constant(-number if negative else number)
     if token.kind is TokenKind.STRING:

@@ -18,10 +18,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from shardlite.names import fold
-from shardlite.router.table import Table, TableKind
+from shardlite.router.table import ROWID_NAMES, Table, TableKind
 from shardlite.sql.copies import may_take_defaults, shifts, why_copies_differ
 from shardlite.sql.shard_schema import unseen_uniqueness
-from shardlite.sql.tokens import tokenize
+from shardlite.sql.tokens import TokenKind, tokenize, tokens_of
 
 if TYPE_CHECKING:  # it takes a third of a second to import: each function that needs it does that
     from sqlglot import exp
@@ -51,30 +51,25 @@ class Conflict:
 
 def read_trigger(name: str, table: str, sql: str) -> Trigger:
     """Split a CREATE TRIGGER text into the statements of its body."""
-    import sqlglot
-    from sqlglot import TokenType
-    from sqlglot.errors import SqlglotError
-
-    try:
-        tokens = sqlglot.tokenize(sql, read="sqlite")
-    except SqlglotError:
-        return Trigger(name, table, None, frozenset(fold(word) for word in re.findall(r"\w+", sql)))
-    words = frozenset(fold(token.text) for token in tokens)
-    begin = next((i for i, t in enumerate(tokens) if t.token_type is TokenType.BEGIN), None)
-    ends = [i for i, t in enumerate(tokens) if t.token_type is TokenType.END]
-    if begin is None or not ends or ends[-1] < begin:
-        return Trigger(name, table, None, words)
+    tokens = tokens_of(sql)
+    said = frozenset(fold(token.value) for token in tokens)
+    # The trigger itself may be called begin.
+    before = (".", "TRIGGER", "EXISTS")
+    begin = next((i for i, t in enumerate(tokens) if t.is_word("BEGIN") and tokens[i - 1].key not in before), None)
+    end = max((i for i, t in enumerate(tokens) if t.is_word("END")), default=-1)
+    if begin is None or end < begin or any(token.kind is TokenKind.ILLEGAL for token in tokens):
+        return Trigger(name, table, None, said)
     statements = []
-    when = next((i for i, t in enumerate(tokens[:begin]) if t.token_type is TokenType.WHEN), None)
+    when = next((i for i, t in enumerate(tokens[:begin]) if t.is_word("WHEN")), None)
     if when is not None:
-        statements.append("SELECT " + sql[tokens[when + 1].start : tokens[begin - 1].end + 1])
+        statements.append("SELECT " + sql[tokens[when + 1].start : tokens[begin - 1].end])
     first = begin + 1
-    for i in range(begin + 1, ends[-1] + 1):
-        if tokens[i].token_type is TokenType.SEMICOLON:
+    for i in range(begin + 1, end + 1):
+        if tokens[i].key == ";":
             if i > first:
-                statements.append(sql[tokens[first].start : tokens[i - 1].end + 1])
+                statements.append(sql[tokens[first].start : tokens[i - 1].end])
             first = i + 1
-    return Trigger(name, table, tuple(statements), words)
+    return Trigger(name, table, tuple(statements), said)
 
 
 def written_tables(trigger: Trigger) -> frozenset[str]:
@@ -251,7 +246,7 @@ def _sets_key(assignments: Iterable[exp.Expression], table: Table) -> bool:
 
     fixed = {fold(name) for name in table.key_columns}
     if not table.without_rowid:
-        fixed |= {name for name in ("rowid", "_rowid_", "oid") if name not in table.by_name}
+        fixed |= {name for name in ROWID_NAMES if name not in table.by_name}
         fixed |= {fold(table.rowid_alias)} if table.rowid_alias is not None else set()
     for assignment in assignments:
         if not isinstance(assignment, exp.EQ):

@@ -1,4 +1,4 @@
-"""What the differential test runs: a schema with rows and statements, as data that can be stored, shrunk and replayed."""
+"""What the differential test runs: a schema, rows and statements, as data that can be stored, shrunk, replayed."""
 
 from __future__ import annotations
 

@@ -175,6 +175,9 @@ class Expressions:
                 *("collate", "abs", "date", "json", "sign", "ltrim", "between", "likely"),
             )
         )
+        if name in ("minus", "plus", "collate", "likely") and a.sql[0] in "0123456789":
+            # ORDER BY and GROUP BY would take +1 for the number of a column.
+            a = self.column(scope)
         if name in ("length", "unicode"):
             return a.number(f"{name}({a.sql})")
         if name in ("lower", "upper", "typeof", "quote", "hex", "trim", "ltrim"):
@@ -195,7 +198,8 @@ class Expressions:
         if name == "round":
             return Expr(f"round({a.sql}, {r.choice((0, 1, 2))})", kind="real", exact=False, big=a.big)
         if name == "printf":
-            return a.text(f"printf({r.choice(("'%d'", "'%s-%s'", "'%05.1f'"))}, {a.sql}, {self.column(scope).sql})")
+            how = r.choice(("'%d'", "'%s-%s'", "'%05.1f'"))
+            return a.text(f"printf({how}, {a.sql}, {self.column(scope).sql})")
         if name == "minus":
             return Expr(f"(- {a.sql})", kind="mixed", exact=a.exact, big=a.big)
         if name == "plus":
@@ -210,7 +214,7 @@ class Expressions:
         if name == "sign":
             return a.number(f"sign({a.sql})")
         if name == "date":
-            return a.text(f"date('2024-02-27', '+' || ({a.number(f'length({a.sql})').sql}) || ' days')")
+            return a.text(f"date('2024-02-27', '+' || length({a.sql}) || ' days')")
         if name == "json":
             return a.text(f"json_array({a.sql if a.kind != 'blob' and a.kind != 'mixed' else quoted(a)}, 1)")
         if name == "between":

@@ -283,7 +283,12 @@ def _add_triggers(r: Random, schema: Schema, key: Column) -> None:
         Column("old", ""),
         Column("new", ""),
     ]
+    counted = r.random() < 0.75
     log = Table("log", columns, {"shard_key": "k", "colocate_with": table.name}, rows=0, hidden=True)
+    if counted:
+        log.columns.append(Column("n", "INTEGER", default="1"))
+        log.without_rowid, log.primary_key = True, ("k", "what", "old", "new")
+        log.constraints.append("PRIMARY KEY (k, what, old, new)")
     schema.tables.append(log)
     other = r.choice([c.ref for c in table.stored])
     for event, row in r.sample((("INSERT", "new"), ("UPDATE", "new"), ("DELETE", "old")), r.randint(1, 3)):
@@ -291,7 +296,10 @@ def _add_triggers(r: Random, schema: Schema, key: Column) -> None:
         new = "NULL" if event == "DELETE" else f"new.{other}"
         when = r.choice(("", "", f" WHEN {row}.{other} IS NOT NULL"))
         of = f" OF {other}" if event == "UPDATE" and r.random() < 0.4 else ""
-        body = f"INSERT INTO log (k, what, old, new) VALUES ({row}.k, '{event}', {old}, {new});"
+        if counted:
+            old, new = f"quote({old})", f"quote({new})"
+        again = " ON CONFLICT DO UPDATE SET n = n + 1" if counted else ""
+        body = f"INSERT INTO log (k, what, old, new) VALUES ({row}.k, '{event}', {old}, {new}){again};"
         if event != "DELETE" and r.random() < 0.15:
             body += f" SELECT RAISE(ABORT, 'no three') WHERE new.{other} = 3;"
         moment = r.choice(("AFTER", "AFTER", "BEFORE"))

@@ -314,9 +314,9 @@ class Selects:
         kind = "int" if name == "sum" and a.kind == "int" else "real"
         if a.exact and not a.big:
             exact = name != "avg"
-            return Expr(sql, kind=kind if a.kind in ("int", "real") else "mixed", identity=kind == "int", exact=exact), (
-                "exact"
-            )
+            return Expr(
+                sql, kind=kind if a.kind in ("int", "real") else "mixed", identity=kind == "int", exact=exact
+            ), ("exact")
         if name == "sum" and a.kind == "int" and a.big and a.sql.count(".") == 1 and " " not in a.sql:
             return Expr(sql, kind="int", identity=True, big=True), "exact"
         if not self.top_level or a.big:
@@ -384,7 +384,9 @@ class Selects:
                 if r.random() < 0.5:
                     column = r.choice(inner.aliased(alias).columns)
                     condition = f" WHERE {column.expr.sql} = {r.choice(groups).sql}"
-                return f"{expr.sql} {r.choice(('>', '<=', '<>'))} (SELECT count(*) FROM {inner.table} {alias}{condition})"
+                return (
+                    f"{expr.sql} {r.choice(('>', '<=', '<>'))} (SELECT count(*) FROM {inner.table} {alias}{condition})"
+                )
             return f"{expr.sql} {r.choice(('>', '<', '=', '>=', 'IS NOT'))} {self.expressions.constant(expr).sql}"
 
     def _distinct(self, outer: Sequence[Source], columns: int | None, limit: bool) -> Query:
@@ -603,8 +605,8 @@ class Selects:
             on = f"{left.sql} {r.choice(('<', '>=', 'IS', '<>'))} {right.sql}"
         if r.random() < 0.2:
             on += f" AND {self.expressions.predicate([*sources, source], 2)}"
-        if pick < 0.4 and " ON " not in on:
-            return r.choice((", ", " JOIN ", " CROSS JOIN ")), f"\x04{on}\x05", source
+        if pick < 0.4:
+            return r.choice((", ", " JOIN ", " CROSS JOIN ")), f" ON {on}", source
         return r.choice(words), f" ON {on}", source
 
     def _source(self, small: bool = False) -> tuple[str, Source]:
@@ -646,14 +648,15 @@ class Selects:
         """Learn what a subquery's columns hold by running it."""
         before = f"WITH RECURSIVE {', '.join(prefix)} " if prefix else ""
         if query.shape == "recursive":
-            before = f"WITH RECURSIVE {', '.join([*prefix, f'{alias}({", ".join(names)}) AS ({query.sql})'])} "
+            whole = f"{alias}({', '.join(names)}) AS ({query.sql})"
+            before = f"WITH RECURSIVE {', '.join([*prefix, whole])} "
             text = f"{before}SELECT * FROM {alias}"
         else:
             if self.ctes and not prefix:
                 # Its facts are unknown without the CTEs around it: run with all of them would repeat the work.
                 return self._unknown(alias, query, names)
-            text = f"{before}SELECT * FROM ({finish_joins(query.sql)})"
-        bound, parameters = self.values.bind(finish_joins(text), "?")
+            text = f"{before}SELECT * FROM ({query.sql})"
+        bound, parameters = self.values.bind(text, "?")
         try:
             rows = self.plain.execute(bound, parameters).fetchmany(TOO_MANY)
         except sqlite3.Error as error:
@@ -670,7 +673,8 @@ class Selects:
 
     def _unknown(self, alias: str, query: Query, names: Sequence[str]) -> Source:
         columns = tuple(
-            Named(n, Expr(f"{alias}.{n}", c.expr.collation, big=True)) for n, c in zip(names, query.columns, strict=True)
+            Named(n, Expr(f"{alias}.{n}", c.expr.collation, big=True))
+            for n, c in zip(names, query.columns, strict=True)
         )
         return Source(alias, columns, tuple(f"quote({alias}.{name})" for name in names), 30)
 
@@ -726,11 +730,6 @@ class Selects:
             order = self._order_by(sources, sources)
             sql = f"(SELECT {a.sql} FROM {text} WHERE {where}{order} LIMIT 1)"
             return Expr(sql, a.collation, a.kind, False, a.exact, a.big)
-
-
-def finish_joins(text: str) -> str:
-    """Write conditions of comma joins as ON: SQLite takes ON after a comma too."""
-    return text.replace("\x04", " ON ").replace("\x05", "")
 
 
 def describe_table(plain: Any, name: str, collations: dict[str, str], key: Sequence[str], rowid: bool) -> Source:

@@ -289,23 +289,27 @@ class World:
             old = {row[0] for row in before[name]}
             highest = max([self._highest.get(name, 0), *old], default=0)
             self._highest[name] = max([highest, *(row[0] for row in after[name])], default=0)
-            here = {row[0] for row in self.plain.execute(sql)} - old
-            there = {row[0] for row in after[name]} - old
-            mine, theirs = sorted(here - there), sorted(there - here)
-            if not mine or len(mine) != len(theirs) or theirs[0] <= highest:
-                continue
-            ids = dict(zip(mine, theirs, strict=True))
-            moved.update(ids)
-            self._renumber(name, ids)
+            here = {row[0]: row for row in self.plain.execute(sql) if row[0] not in old}
+            there = {row[0]: row for row in after[name] if row[0] not in old}
+            ids = _pair_ids(here, there, highest, self._alias_of_rowid(name))
+            if ids:
+                moved.update(ids)
+                self._renumber(name, ids)
         return moved
+
+    def _alias_of_rowid(self, table: str) -> int | None:
+        """Return the place of an INTEGER PRIMARY KEY in the rows, which begin with the rowid."""
+        keys = [row for row in self.plain.execute(f'PRAGMA table_xinfo("{table}")') if row[5]]
+        return keys[0][0] + 1 if len(keys) == 1 and keys[0][2].upper() == "INTEGER" else None
 
     def _renumber(self, table: str, ids: dict[int, int]) -> None:
         triggers = self.plain.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
         self.plain.execute("PRAGMA foreign_keys = OFF")
         for name, _ in triggers:
             self.plain.execute(f'DROP TRIGGER "{name}"')
-        for a, b in sorted(ids.items(), reverse=True):
-            self.plain.execute(f'UPDATE "{table}" SET rowid = ? WHERE rowid = ?', (b, a))
+        for sign in (-1, 1):
+            for a, b in ids.items():
+                self.plain.execute(f'UPDATE "{table}" SET rowid = ? WHERE rowid = ?', (sign * b, a if sign < 0 else -b))
         for _, sql in triggers:
             self.plain.execute(sql)
         self.plain.execute("PRAGMA foreign_keys = ON")
@@ -314,6 +318,25 @@ class World:
         """Run the manager's own check; return what it found."""
         report = self.manager.check()
         return None if report.ok else str(report)
+
+
+def _pair_ids(here: dict[int, Row], there: dict[int, Row], highest: int, alias: int | None) -> dict[int, int]:
+    """Return which generated ids of one side are which of the other, by the rows' other columns; nothing if unclear.
+
+    The shards' ids must be new (above ``highest``) and in the same order.
+    """
+
+    def rest(row: Row) -> str:
+        return repr([value for number, value in enumerate(row) if number not in (0, alias)])
+
+    same = {number for number in here.keys() & there.keys() if rest(here[number]) == rest(there[number])}
+    mine = sorted((rest(row), number) for number, row in here.items() if number not in same)
+    theirs = sorted((rest(row), number) for number, row in there.items() if number not in same)
+    if [text for text, _ in mine] != [text for text, _ in theirs]:
+        return {}
+    ids = {a: b for (_, a), (_, b) in zip(mine, theirs, strict=True)}
+    drawn = [ids[a] for a in sorted(ids)]
+    return ids if drawn == sorted(drawn) and all(number > highest for number in drawn) else {}
 
 
 class _Typed(dict[str, list[Row]]):
