@@ -131,7 +131,7 @@ def restore_settings(conn: Connection, settings: ConnectionSettings) -> None:
     conn.set_progress_handler(None, 0)
     conn.set_trace_callback(None)
     if hasattr(conn, "autocommit"):
-        conn.autocommit = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL")  # noqa: B009
+        conn.autocommit = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL")  # noqa: B009  Python 3.11 has no such name
     _set_factories(conn, settings)
     conn.fetch_all("PRAGMA query_only = OFF")
     conn.fetch_all("PRAGMA ignore_check_constraints = OFF")

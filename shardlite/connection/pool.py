@@ -17,7 +17,7 @@ from shardlite.connection.checkpoint import Checkpointer, CheckpointSettings, Re
 from shardlite.connection.connection import Connection, Holder
 from shardlite.connection.express import ExpressLane
 from shardlite.connection.opening import ConnectionSettings, IsolationLevel
-from shardlite.connection.pool_parts import Callback, PoolOptions, Waiter, describe_holder
+from shardlite.connection.pool_parts import Callback, PoolOptions, Waiter, is_taken
 from shardlite.connection.statistics import PoolStatistics
 from shardlite.driver import sqlite3
 from shardlite.errors import ProgrammingError
@@ -332,16 +332,18 @@ class ConnectionPool(ExpressLane):
     # ---- figures
 
     def get_statistics(self) -> PoolStatistics:
-        """Return the state and the counters at one instant."""
+        """Return the state and the counters."""
         with self._lock:
-            idle = len(self._idle)
+            # Other threads may take and return without the lock: what is idle is looked at once, and what was given
+            # back is added up before what was taken, so that it is never the larger.
+            idle = set(map(id, list(self._idle)))
             connections = self.connections()
-            acquired = self._acquired + sum(conn.uses for conn in connections)
             released = self._released + sum(conn.returns for conn in connections)
-            active = sum(isinstance(thing, Connection) and thing.holder is not None for thing in self._open.values())
+            acquired = self._acquired + sum(conn.uses for conn in connections)
+            active = sum(id(conn) not in idle and is_taken(conn) for conn in connections)
             return PoolStatistics(
                 active_connections=active,
-                idle_connections=idle,
+                idle_connections=len(idle),
                 pool_size=len(self._open),
                 max_connections=self.options.max_connections,
                 min_connections=self.options.min_connections,
@@ -367,14 +369,12 @@ class ConnectionPool(ExpressLane):
 
     def holders(self) -> list[str]:
         """Say for each connection that is handed out who has it, since when, and which line took it."""
-        now = self._clock()
-        return [describe_holder(holder, now) for holder in self._holders()]
+        return [text for text, _ in self._users()]
 
     def readers(self) -> Iterator[Reader]:
         """List who may be reading from the write-ahead log, for the checkpointer's report."""
-        now = self._clock()
-        for holder in self._holders():
-            yield Reader(describe_holder(holder, now), max(0.0, now - holder[1]))
+        for text, age_s in self._users():
+            yield Reader(text, age_s)
 
     @property
     def checkpointers(self) -> list[Checkpointer]:

@@ -23,7 +23,7 @@ from typing import Any
 from shardlite.errors import NotSupportedError, ProgrammingError
 from shardlite.execute.core import DatabaseCore
 from shardlite.execute.files import META_TABLE
-from shardlite.execute.placement import Placement
+from shardlite.execute.placement import Placement, hinted
 from shardlite.execute.planning import split_statements
 from shardlite.execute.schema import SchemaChange, SchemaDraft, key_store_statements
 from shardlite.execute.state import State
@@ -32,6 +32,7 @@ from shardlite.names import RESERVED_PREFIX, fold
 from shardlite.router.catalog import CatalogChange
 from shardlite.router.catalog_file import SchemaObject, table_from_json, table_to_json
 from shardlite.router.table import ConstraintMode, Table, TableKind
+from shardlite.sql.hints import hint_of, refuse_stray
 
 JOB_KIND = "ddl"
 
@@ -70,13 +71,14 @@ class SchemaChanger:
         statements = split_statements(ddl)
         if len(statements) != 1:
             raise ProgrammingError(f"create_table takes one CREATE TABLE, not {len(statements)} statements")
+        refuse_stray([ddl], statements)
         with SchemaDraft((), {}, "UTF-8", self._db.registry.current) as alone:
             name = alone.table_created_by(statements[0])
 
         def attempt() -> Table:
             existing = self._db.current().tables.get(fold(name))
             if existing is not None:
-                _require_same_placement(existing, placement)
+                _require_same_placement(existing, hinted(name, placement, hint_of(ddl)))
             self._apply(statements, {} if existing is not None else {fold(name): placement})
             return self._db.table(name)
 
@@ -87,6 +89,7 @@ class SchemaChanger:
         """Run schema changes on every shard, all or none of them. ``placements`` is by folded table name."""
         texts = [sql] if isinstance(sql, str) else list(sql)
         statements = [statement for text in texts for statement in split_statements(text)]
+        refuse_stray(texts, statements)
         with self._lock:
             self._db.with_current(lambda: self._apply(statements, placements or {}))
 
@@ -279,8 +282,9 @@ def _placement(
         raise ProgrammingError(f"kind must be one of {known}, not {kind!r}") from None
     columns: tuple[str, ...] = ()
     if shard_key is not None:
-        several = isinstance(shard_key, Sequence) and not isinstance(shard_key, (str, bytes))
-        columns = tuple(shard_key) if several else (shard_key,)  # type: ignore[assignment]
+        given: Any = shard_key
+        several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+        columns = tuple(given) if several else (given,)
         if not columns or not all(isinstance(name, str) for name in columns):
             raise ProgrammingError(f"shard_key must be a column's name or several, not {shard_key!r}")
         if wanted in (TableKind.REFERENCE, TableKind.SINGLE):

@@ -10,6 +10,7 @@ from shardlite.names import fold
 from shardlite.router.table import ConstraintMode, ForeignKey, Table, TableKind, UniqueConstraint
 from shardlite.sql.copies import shifts
 from shardlite.sql.ddl import conflict_clauses, without_foreign_keys
+from shardlite.sql.hints import Hint, without_hints
 from shardlite.sql.shard_schema import (
     is_unseen,
     uniqueness_clauses,
@@ -30,6 +31,45 @@ class Placement:
     colocate_with: str | None = None
     constraints: ConstraintMode = ConstraintMode.STRICT
     reason: str = ""
+
+
+def hinted(name: str, asked: Placement, hint: Hint | None) -> Placement:
+    """Put together what the caller says and what the CREATE TABLE's hints say.
+
+    :raises ProgrammingError: they contradict each other. (``constraints="strict"``, the default, contradicts nothing.)
+    """
+    if hint is None:
+        return asked
+    kind_of_key = TableKind.SHARDED if hint.key else None
+    for word, said, argument in (
+        ("key", hint.key, asked.key_columns),
+        ("kind", hint.kind or kind_of_key, asked.kind or (TableKind.SHARDED if asked.key_columns else None)),
+        ("colocate_with", hint.colocate_with, asked.colocate_with),
+    ):
+        if said and argument and _folded(said) != _folded(argument):
+            raise ProgrammingError(
+                f"{name}: the hint in its definition says {word}={_names_of(said)}, the call {_names_of(argument)}: "
+                "leave one of them out"
+            )
+    if hint.constraints is ConstraintMode.STRICT and asked.constraints is ConstraintMode.CHECKED:
+        raise ProgrammingError(
+            f"{name}: the hint in its definition says constraints=strict, the call checked: leave one of them out"
+        )
+    return replace(
+        asked,
+        kind=asked.kind or hint.kind,
+        key_columns=asked.key_columns or hint.key,
+        colocate_with=asked.colocate_with or hint.colocate_with,
+        constraints=hint.constraints or asked.constraints,
+    )
+
+
+def _folded(said: str | Sequence[str]) -> list[str]:
+    return [fold(said)] if isinstance(said, str) else list(map(fold, said))
+
+
+def _names_of(said: str | Sequence[str]) -> str:
+    return str(said) if isinstance(said, str) else ", ".join(said)
 
 
 def place(table: Table, asked: Placement, tables: Mapping[str, Table]) -> Table:
@@ -204,7 +244,7 @@ def shard_text(kind: str, name: str, sql: str, table: Table | None, tables: Mapp
     if kind != "table":
         return sql
     unseen = [key for key in table.foreign_keys if not sees_parent(table, key, tables)]
-    return without_unseen_uniqueness(table, without_foreign_keys(sql, unseen))
+    return without_unseen_uniqueness(table, without_foreign_keys(without_hints(sql), unseen))
 
 
 def refuse_definition(table: Table, ddl: str) -> None:

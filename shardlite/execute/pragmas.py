@@ -14,6 +14,7 @@ from typing import Any
 from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError, reraise
 from shardlite.execute.core import DatabaseCore
+from shardlite.execute.registry import Registered, load_schema
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
 from shardlite.names import fold, is_reserved, quote
@@ -35,7 +36,7 @@ class OneFile:
         self._db = database
         self._lock = threading.Lock()
         self._conn: sqlite3.Connection | None = None
-        self._epoch = -1
+        self._built = (-1, -1)
 
     def ask(self, sql: str, parameters: Parameters = ()) -> tuple[tuple[str, ...] | None, list[tuple[Any, ...]]]:
         """Run a statement that reads the schema; return its columns (None: it has no rows) and rows."""
@@ -52,12 +53,14 @@ class OneFile:
 
     def _current(self) -> sqlite3.Connection:
         snapshot = self._db.catalog.state
-        if self._conn is None or self._epoch != snapshot.layout.epoch:
-            fresh = _open([item.sql for item in snapshot.schema], snapshot.layout.encoding)
+        registered = self._db.registry.current
+        wanted = (snapshot.layout.epoch, registered.generation)
+        if self._conn is None or self._built != wanted:
+            fresh = _open([item.sql for item in snapshot.schema], snapshot.layout.encoding, registered)
             # Whoever compares it learns of every change; the number itself means nothing, on one file neither.
             fresh.execute(f"PRAGMA schema_version = {snapshot.layout.epoch}")
             self._drop()
-            self._conn, self._epoch = fresh, snapshot.layout.epoch
+            self._conn, self._built = fresh, wanted
         return self._conn
 
     def _refresh(self, conn: sqlite3.Connection) -> None:
@@ -115,12 +118,12 @@ class OneFile:
             self._conn = None
 
 
-def _open(texts: Sequence[str], encoding: str) -> sqlite3.Connection:
+def _open(texts: Sequence[str], encoding: str, registered: Registered) -> sqlite3.Connection:
     conn = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     try:
         conn.execute(f'PRAGMA encoding = "{encoding}"')
-        for sql in texts:
-            conn.execute(sql)
+        registered.apply(conn)
+        load_schema(conn, texts)
         conn.execute("PRAGMA foreign_keys = ON")
     except sqlite3.Error as error:
         conn.close()

@@ -12,6 +12,7 @@ from shardlite.errors import InternalError, NotSupportedError, ProgrammingError,
 from shardlite.execute.placement import (
     Placement,
     foreign_key_text,
+    hinted,
     place,
     refuse_definition,
     sees_parent,
@@ -26,6 +27,7 @@ from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.introspect import describe, table_names
 from shardlite.router.table import ConstraintMode, Table, TableKind
 from shardlite.sql.ddl import conflict_clauses
+from shardlite.sql.hints import Hint, created_name, current_hint, disagreement, hint_of, makes_table, settled, with_hint
 from shardlite.sql.shard_schema import identity_columns, lookup_indexes, unseen_uniqueness
 from shardlite.sql.tokens import first_words, tokens_of
 
@@ -64,6 +66,10 @@ class SchemaDraft:
         self._created: dict[str, int] = {}
         self._unique_indexes: dict[int, str] = {}
         """Position of a CREATE UNIQUE INDEX in the statements -> the index's name."""
+        self._hints = {
+            fold(item.name): hint for item in schema if item.type == "table" and (hint := hint_of(item.sql)) is not None
+        }
+        """Folded table name -> what its CREATE TABLE says of its place: DROP COLUMN may take the comment away."""
         self._statements: list[str] = []
         self._conn = sqlite3.connect(":memory:", isolation_level=None)
         self._conn.execute(f"PRAGMA encoding = '{encoding}'")
@@ -97,6 +103,9 @@ class SchemaDraft:
         self._refuse(statement, words)
         before = self._objects()
         names = table_names(self._conn)
+        hint = None
+        if makes_table(statement):
+            hint, statement = hint_of(statement), settled(statement)
         try:
             self._conn.execute(statement)
         except (sqlite3.Error, sqlite3.Warning) as error:
@@ -106,13 +115,24 @@ class SchemaDraft:
         if self._conn.execute("SELECT count(*) FROM sqlite_temp_schema").fetchone()[0]:
             raise NotSupportedError(f"temp objects live in one connection: create an ordinary one: {statement[:80]}")
         if self._objects() == before and words[0] not in ("REINDEX", "ANALYZE"):
+            self._require_agreement(statement, hint)
             return  # IF NOT EXISTS, IF EXISTS
         self._statements.append(statement)
         if words[:2] == ("CREATE", "UNIQUE"):
             known = {item.name for item in before if item.type == "index"}
             made = (item.name for item in self._objects() if item.type == "index" and item.name not in known)
             self._unique_indexes[len(self._statements) - 1] = next(made)
-        self._follow(words, set(names), set(table_names(self._conn)), before)
+        now = table_names(self._conn)
+        if hint is not None:
+            self._hints |= {fold(name): hint for name in now if name not in names}
+        self._follow(words, set(names), set(now), before)
+
+    def _require_agreement(self, statement: str, hint: Hint | None) -> None:
+        """Refuse CREATE TABLE IF NOT EXISTS of a table that is there with another kind or key than the hint says."""
+        table = self._tables.get(created_name(statement)) if hint is not None else None
+        why = disagreement(hint, table) if hint is not None and table is not None else None
+        if table is not None and why is not None:
+            raise ProgrammingError(f"{table.name} exists: the hint in its definition says {why}")
 
     def _refuse(self, statement: str, words: tuple[str, ...]) -> None:
         if words[:2] == ("CREATE", "TABLE"):
@@ -144,6 +164,8 @@ class SchemaDraft:
         self._alter([table for name in sorted(changed) if (table := self._tables.get(name)) is not None])
 
     def _rename(self, old: str, new: str) -> None:
+        if fold(old) in self._hints:
+            self._hints[fold(new)] = self._hints.pop(fold(old))
         table = self._tables.pop(fold(old), None)
         if table is None:
             if old in self._created:
@@ -167,6 +189,7 @@ class SchemaDraft:
 
     def _drop(self, name: str) -> None:
         table = self._tables.pop(fold(name), None)
+        self._hints.pop(fold(name), None)
         self._created.pop(name, None)
         self._renamed.pop(fold(name), None)
         if table is not None and table.explicit_key:
@@ -231,7 +254,7 @@ class SchemaDraft:
         statements = list(self._statements)
         for name in self._in_dependency_order():
             facts = describe(self._conn, name)
-            asked = placements.get(fold(name), Placement())
+            asked = hinted(name, placements.get(fold(name), Placement()), self._hints.get(fold(name)))
             table = place(facts.table(TableKind.SINGLE), asked, self._tables)
             refuse_definition(table, self._text_of(name))
             self._tables[fold(name)] = table
@@ -250,7 +273,19 @@ class SchemaDraft:
         self._check_triggers()
         order = [fold(name) for name in table_names(self._conn)]
         tables = tuple(self._tables[name] for name in order)
-        return SchemaChange(tuple(statements), tables, dict(self._renamed), tuple(self._objects()))
+        return SchemaChange(tuple(statements), tables, dict(self._renamed), tuple(self._hinted_objects()))
+
+    def _hinted_objects(self) -> Iterable[SchemaObject]:
+        """Give the schema's objects, hints in today's words: SQLite renames nothing in a comment."""
+        names = {name: table.name for name, table in self._tables.items()}
+        names |= {fold(old): self._tables[new].name for new, old in self._renamed.items()}
+        for item in self._objects():
+            table = self._tables.get(fold(item.name)) if item.type == "table" else None
+            hint = self._hints.get(fold(item.name)) if table is not None and not table.virtual else None
+            if hint is None or table is None or (now := current_hint(hint, table, names)) == hint_of(item.sql):
+                yield item
+            else:
+                yield replace(item, sql=with_hint(item.sql, now))
 
     def _require_same_columns(self, table: Table, text: str) -> None:
         """Make sure, by SQLite's own reading, that the shards' text differs in the constraints that were meant only."""

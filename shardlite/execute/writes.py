@@ -189,15 +189,16 @@ def commit_all(shards: Sequence[SqliteShard], connections: Sequence[Connection])
 
 def require_new_ids(scope: WriteScope, shards: Iterable[int], table: Table, ids: Sequence[Any]) -> None:
     """Raise IntegrityError when an id is on any shard, or twice in the list. All shards' locks are held."""
-    alias = table.rowid_alias
+    alias = table.rowid_alias or table.rowid_name
     assert alias is not None
+    column = quote(alias) if table.rowid_alias is not None else alias
     error = f"UNIQUE constraint failed: {table.name}.{alias}"
     if len(set(ids)) != len(ids):
         twice = next(rowid for rowid in ids if ids.count(rowid) > 1)
         raise IntegrityError(f"{error} [{alias} = {twice} is given twice]")
     sql = (
-        f"SELECT {quote(alias)} FROM {quote(table.name)} "
-        f"WHERE {quote(alias)} IN (SELECT value FROM json_each(?)) LIMIT 1"
+        f"SELECT {column} FROM {quote(table.name)} "
+        f"WHERE {column} IN (SELECT value FROM json_each(?)) LIMIT 1"
     )
     listed = json.dumps(list(ids))
     for shard in shards:

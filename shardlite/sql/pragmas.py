@@ -56,10 +56,17 @@ _FIGURES = "every shard has its own: see manager.get_shard_info(), or ask a conn
 _AT_CREATION = "it is fixed when the database is made"
 
 
+_ASKED = words(
+    """
+    table_info table_xinfo table_list index_list index_info index_xinfo foreign_key_list
+    collation_list function_list module_list compile_options pragma_list
+    """
+)
+
+
 def _rows() -> dict[str, Pragma]:
     place = PragmaPlace
-    asked = Pragma(place.SCHEMA, argument=True, table=True)
-    table = dict.fromkeys(sorted(words("""\n        table_info table_xinfo table_list index_list index_info index_xinfo foreign_key_list\n        collation_list function_list module_list compile_options pragma_list\n        """)), asked)  # fmt: skip
+    table = dict.fromkeys(sorted(_ASKED), Pragma(place.SCHEMA, argument=True, table=True))
     table |= {
         "database_list": Pragma(place.SCHEMA, argument=True),
         "encoding": Pragma(place.SCHEMA, fixed=_AT_CREATION, table=True),

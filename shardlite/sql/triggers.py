@@ -11,7 +11,6 @@ A trigger on a reference table runs once on every copy, so it must also do the s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -311,19 +310,28 @@ def _target(tree: exp.Expression) -> exp.Table | None:
     return this if isinstance(this, exp.Table) else None
 
 
+_QUERIES_AND_CHANGES = ("SELECT", "WITH", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE")
+
+
 def _parse(text: str) -> exp.Expression | None:
     import sqlglot
     from sqlglot import exp
     from sqlglot.errors import SqlglotError
 
-    # Three forms that sqlglot doesn't read; neither changes what is touched.
-    text = re.sub(r"^\s*REPLACE\b", "INSERT OR REPLACE", text, flags=re.IGNORECASE)
-    text = re.sub(r"\bRAISE\s*\(\s*ROLLBACK\b", "RAISE(ABORT", text, flags=re.IGNORECASE)
-    text = re.sub(r"^\s*UPDATE\s+OR\s+\w+", "UPDATE", text, flags=re.IGNORECASE)
-    if not re.match(r"\s*(SELECT|WITH|VALUES|INSERT|UPDATE|DELETE)\b", text, flags=re.IGNORECASE):
+    tokens = tokens_of(text)
+    keys, parts = [token.key for token in tokens], [token.text for token in tokens]
+    if not keys or keys[0] not in _QUERIES_AND_CHANGES:
         return None
+    # Three forms that sqlglot doesn't read; neither changes what is touched.
+    for i, three in enumerate(zip(keys, keys[1:], keys[2:], strict=False)):
+        if three == ("RAISE", "(", "ROLLBACK"):
+            parts[i + 2] = "ABORT"
+    if keys[0] == "REPLACE":
+        parts[0] = "INSERT OR REPLACE"
+    if keys[:2] == ["UPDATE", "OR"]:
+        del parts[1:3]
     try:
-        tree = sqlglot.parse_one(text, read="sqlite")
+        tree = sqlglot.parse_one(" ".join(parts), read="sqlite")
     except (SqlglotError, RecursionError):
         return None
     known = (exp.Select, exp.SetOperation, exp.Insert, exp.Update, exp.Delete)

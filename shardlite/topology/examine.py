@@ -15,6 +15,7 @@ from shardlite.router.table import ConstraintMode, Table, TableKind, UniqueConst
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.triggers import read_trigger
 from shardlite.topology.choose import Facts, Stated, choose, foreign_key_text, read_stated, seen_foreign_keys
+from shardlite.topology.hinted import follow_hints, read_hints, stated_by
 from shardlite.topology.report import ImportPlan, TableChoice
 from shardlite.topology.source import SourceSchema, StrPath, open_source, read_schema
 
@@ -59,7 +60,9 @@ def examine(
         contents=_contents(schema),
         num_shards=num_shards,
     )
-    placed = _choose(schema, facts, read_stated(facts, keys, reference, single), constraints)
+    stated = read_stated(facts, keys, reference, single)
+    hints = read_hints(schema, stated)
+    placed = follow_hints(_choose(schema, facts, stated_by(facts, stated, hints), constraints), hints)
     plan = ImportPlan(
         source=str(path),
         num_shards=num_shards,

@@ -25,6 +25,7 @@ from shardlite.sql.shard_schema import lookup_indexes
 from shardlite.topology.choose import seen_foreign_keys
 from shardlite.topology.examine import Examined, examine
 from shardlite.topology.fingerprint import Fingerprint, fingerprint_table, total
+from shardlite.topology.hinted import true_text
 from shardlite.topology.loading import Load, Loader
 from shardlite.topology.placing import require_placeable
 from shardlite.topology.progress import Meter
@@ -313,8 +314,14 @@ class _Import:
     def _write_catalog(self) -> None:
         self._meter.phase(Phase.FINISHING, "", None)
         sequences = self._sequences()
+        tables = self._found.tables
         objects = [
-            SchemaObject(o.type, o.name, o.tbl_name, o.sql or "")
+            SchemaObject(
+                o.type,
+                o.name,
+                o.tbl_name,
+                true_text(o.sql or "", tables[fold(o.name)]) if o.type == "table" else o.sql or "",
+            )
             for o in self._found.schema.of_type("table", "index", "view", "trigger")
         ]
         with Catalog.create(self._workspace / CATALOG_NAME, layout=self._layout) as catalog:

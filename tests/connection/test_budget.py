@@ -91,7 +91,7 @@ def use(pool: ConnectionPool) -> None:
 @pytest.mark.parametrize("limit", [0, -1, True, 2.5])
 def test_a_bad_limit_is_refused(limit: object) -> None:
     with pytest.raises(ProgrammingError, match="int of 1 or more"):
-        ConnectionBudget(limit)  # type: ignore[arg-type]
+        ConnectionBudget(limit)
 
 
 def test_the_default_comes_from_the_descriptor_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_waiters_are_served_in_order(make_pools: MakePools) -> None:
     for number in range(1, 6):
         threads.append(threading.Thread(target=want, args=(number,)))
         threads[-1].start()
-        until(lambda number=number: budget.waiting == number)  # type: ignore[misc]
+        until(lambda number=number: budget.waiting == number)
     pools[0].release(held)
     for thread in threads:
         thread.join(20)
@@ -338,11 +338,11 @@ def test_a_thread_that_waits_for_a_permit_uses_the_reservation_in_its_pool(make_
     claim = one._claim
 
     def noted(*args: object) -> object:
-        got = claim(*args)  # type: ignore[arg-type]
+        got = claim(*args)
         place_taken.set()
         return got
 
-    one._claim = noted  # type: ignore[method-assign, assignment]
+    one._claim = noted
     third, fourth = make_pools(budget, 2)
     held = [third.acquire(), fourth.acquire()]
     done: list[str] = []
@@ -473,7 +473,10 @@ def test_the_cap_holds_with_256_pools_for_longer(
 ) -> None:
     budget = ConnectionBudget(40)
     pools = _with_tables(make_pools(budget, 256, max_connections=2))
-    count_files: Callable[[], int] = lambda: len(held_files(tmp_path))  # noqa: E731
+
+    def count_files() -> int:
+        return len(held_files(tmp_path))
+
     for seed in range(2, 8):
         peak = _mix(budget, pools, count_files, [2, 8, 25, 40], rounds=150, seed=seed)
         assert peak <= 40 * DESCRIPTORS_PER_CONNECTION

@@ -15,6 +15,7 @@ from shardlite.connection import checkpoint as checkpoint_module
 from shardlite.connection.budget import ConnectionBudget
 from shardlite.connection.checkpoint import Checkpointer, CheckpointSettings, Reader
 from shardlite.connection.gate import WriteGate
+from shardlite.connection.pool import ConnectionPool
 from shardlite.connection.wal import NO_WAL, read_wal_length
 from shardlite.driver import sqlite3
 
@@ -212,6 +213,52 @@ def test_a_long_reader_is_named_costs_one_stall_and_is_left_alone_then(
     write(writer, checkpointer, 200)
     assert checkpointer.report().blocking == ()
     assert checkpointer.report().live_bytes < SMALL.soft_limit_bytes + 300_000
+
+
+@pytest.mark.parametrize("way", ["transaction", "statement"])
+def test_the_reader_that_holds_the_log_is_named(path: str, way: str) -> None:
+    """With a real pool: a transaction that somebody forgot, and a single statement that takes long."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def block() -> int:
+        inside.set()
+        leave.wait(20)
+        return 1
+
+    def read() -> None:
+        if way == "statement":
+            pool.express_row("SELECT block(), count(*) FROM t")
+            return
+        with pool.get_connection_context() as conn:
+            conn.execute("BEGIN")
+            conn.execute("SELECT count(*), block() FROM t").fetchall()
+
+    pool = ConnectionPool(path, durability="normal", configure=lambda conn: conn.create_function("block", 0, block))
+    pool.checkpointer.settings = SMALL
+    with pool:
+        writer, other = pool.acquire(), pool.acquire()
+        writer.run("CREATE TABLE t(id INTEGER PRIMARY KEY, x)")
+        writer.run("COMMIT") if writer.in_transaction else None
+        pool.release(other)
+        reader = threading.Thread(target=read, name="the forgetful one")
+        reader.start()
+        assert inside.wait(20)
+        try:
+            for _ in range(600):
+                writer.run("INSERT INTO t(x) VALUES (zeroblob(4000))")
+                writer.run("COMMIT")
+                pool.checkpointer.note_commit(writer)
+                if pool.checkpointer.report().blocking:
+                    break
+            blocking = pool.checkpointer.report().blocking
+        finally:
+            leave.set()
+            reader.join(20)
+        pool.release(writer)
+    named = [text for text in blocking if text.startswith("thread 'the forgetful one' for ")]
+    assert len(named) == 1, blocking
+    assert __file__ in named[0]
+    assert " in read" in named[0]
 
 
 def test_a_reader_elsewhere_is_said_to_be_in_another_process(

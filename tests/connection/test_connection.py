@@ -35,7 +35,7 @@ def test_interface_of_sqlite3(conn: Connection) -> None:
     assert cursor.execute("SELECT 1") is cursor
     assert [tuple(row) for row in cursor.fetchall()] == [(1,)]
     conn.executescript("CREATE TABLE u (y); INSERT INTO u VALUES (1);")
-    with pytest.raises(sqlite3.IntegrityError), conn:  # noqa: PT012
+    with pytest.raises(sqlite3.IntegrityError), conn:  # noqa: PT012  the block's own end is what is tested
         conn.execute("INSERT INTO t VALUES (4, 'd')")
         conn.execute("INSERT INTO t VALUES (1, 'again')")
     assert conn.fetch_row("SELECT count(*) FROM t") == (3,)

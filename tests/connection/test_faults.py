@@ -305,7 +305,7 @@ def _check_out_at_random(pool: ConnectionPool, count: int, seed: int, outcomes: 
 
 def _take_and_end(pool: ConnectionPool) -> None:
     with suppress(PoolExhaustedError):
-        threading.current_thread().lost = pool.acquire(20)  # type: ignore[attr-defined]
+        threading.current_thread().lost = pool.acquire(20)
 
 
 def _check_out(pool: ConnectionPool, what: str) -> None:

@@ -143,7 +143,12 @@ def test_nothing_of_ours_is_shown(manager: ShardManager) -> None:
     manager.create_table("CREATE TABLE kept (a)", kind="sharded")  # its keys are remembered in a table of ours
     manager.insert("kept", {"a": 1}, key="k")
     manager.execute("ANALYZE")
-    for sql in ("SELECT * FROM sqlite_schema", "PRAGMA table_list", "SELECT * FROM sqlite_stat1", "PRAGMA index_list(kept)"):
+    for sql in (
+        "SELECT * FROM sqlite_schema",
+        "PRAGMA table_list",
+        "SELECT * FROM sqlite_stat1",
+        "PRAGMA index_list(kept)",
+    ):
         assert "_shardlite_" not in repr(manager.execute(sql).fetchall()), sql
     with pytest.raises(ProgrammingError, match="reserved"):
         manager.execute("PRAGMA table_info(_shardlite_meta)")

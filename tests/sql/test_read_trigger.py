@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardlite.driver import sqlite3
-from shardlite.sql.triggers import raises, read_trigger
+from shardlite.sql.triggers import raises, read_trigger, written_tables
 
 TABLE = "CREATE TABLE t (id INTEGER PRIMARY KEY, v, [when], \"end\", 'begin')"
 
@@ -66,3 +66,18 @@ def test_raise() -> None:
     trigger = read_trigger("r", "t", "CREATE TRIGGER r DELETE ON t BEGIN SELECT raise /**/ (fail, 'RAISE(ABORT'); END")
     assert raises(trigger, "FAIL")
     assert not raises(trigger, "ABORT")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "REPLACE INTO other VALUES (1)",
+        "INSERT OR ROLLBACK INTO other VALUES (1)",
+        "UPDATE /* or */ OR /* else */ IGNORE other SET x = 'RAISE(ROLLBACK'",
+        "UPDATE other SET x = raise /**/ ( rollback , 'no')",
+        "WITH n AS (SELECT 1) DELETE FROM other",
+    ],
+)
+def test_what_a_trigger_writes(body: str) -> None:
+    trigger = read_trigger("r", "t", f"CREATE TRIGGER r DELETE ON t BEGIN SELECT 1 FROM third; {body}; END")
+    assert written_tables(trigger) == {"other"}
