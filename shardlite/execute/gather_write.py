@@ -17,6 +17,8 @@ from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
+from shardlite.execute.past import Past
+from shardlite.execute.planning import has_conflict_clause, inserts
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
 from shardlite.execute.writes import WriteScope
@@ -58,20 +60,33 @@ def _image(table: Table, number: int) -> _Image:
     return _Image(table, number, columns, identity)
 
 
-def gather_write(database: Database, state: State, plan: Plan, program: Program, timeout_s: float | None) -> Result:
-    """Run a GATHER_WRITE plan.
+def gather_write(
+    database: Database, state: State, plans: Sequence[Plan], past: Past, timeout_s: float | None
+) -> Result:
+    """Run GATHER_WRITE plans of one statement with several sets of parameters, as one transaction.
 
     Raises what SQLite raises for the statement; what OR FAIL keeps of a statement that fails is kept.
     """
+    program = plans[0].program
+    assert program is not None
     with database.write_scope(state.layout.shard_ids, state, timeout_s=timeout_s, images=True) as scope:
         coordinator = Coordinator(state, timeout_s, undo=True)
         failure: sqlite3.Error | None = None
+        results: list[Result] = []
         try:
             images = _prepare(database, state, coordinator, scope, program)
+            if program.past:
+                past.relive(coordinator.connection)
+            before = coordinator.connection.total_changes
             try:
-                result = _run(plan, coordinator, program)
+                results.extend(_run(plan, coordinator) for plan in plans)
             except sqlite3.Error as error:
                 failure = error
+                if len(plans) > 1:
+                    raise
+            total = coordinator.connection.total_changes - before
+            if failure is not None:
+                past.note(0, total, None)
             changed = _write_back(database, state, coordinator, scope, images)
             if failure is not None and not changed:
                 raise failure
@@ -79,7 +94,12 @@ def gather_write(database: Database, state: State, plan: Plan, program: Program,
             coordinator.close()
     if failure is not None:
         raise failure
-    return result
+    last = results[-1]
+    rowcount = sum(result.rowcount for result in results)
+    past.note(last.rowcount, total, last.lastrowid)
+    if len(results) == 1:
+        return last
+    return Result(last.columns, rowcount=rowcount, lastrowid=last.lastrowid, rows_moved=coordinator.rows_moved)
 
 
 def _prepare(
@@ -111,12 +131,14 @@ def _prepare(
     return images
 
 
-def _run(plan: Plan, coordinator: Coordinator, program: Program) -> Result:
-    cursor = coordinator.run(plan.sql, program.parameters)
+def _run(plan: Plan, coordinator: Coordinator) -> Result:
+    assert plan.program is not None
+    cursor = coordinator.run(plan.sql, plan.program.parameters)
     columns = [column[0] for column in cursor.description or ()]
     rows = cursor.fetchall() if cursor.description is not None else []
-    inserts = cursor.rowcount > 0 and plan.sql.lstrip()[:7].upper() in ("INSERT ", "REPLACE")
-    lastrowid = cursor.lastrowid if inserts and "CONFLICT" not in plan.sql.upper() else None
+    lastrowid = None
+    if cursor.rowcount > 0 and inserts(plan.sql) and not has_conflict_clause(plan.sql):
+        lastrowid = cursor.lastrowid
     return Result(columns, iter(rows), rowcount=cursor.rowcount, lastrowid=lastrowid, rows_moved=coordinator.rows_moved)
 
 

@@ -196,10 +196,7 @@ def require_new_ids(scope: WriteScope, shards: Iterable[int], table: Table, ids:
     if len(set(ids)) != len(ids):
         twice = next(rowid for rowid in ids if ids.count(rowid) > 1)
         raise IntegrityError(f"{error} [{alias} = {twice} is given twice]")
-    sql = (
-        f"SELECT {column} FROM {quote(table.name)} "
-        f"WHERE {column} IN (SELECT value FROM json_each(?)) LIMIT 1"
-    )
+    sql = f"SELECT {column} FROM {quote(table.name)} WHERE {column} IN (SELECT value FROM json_each(?)) LIMIT 1"
     listed = json.dumps(list(ids))
     for shard in shards:
         found = scope.fetch_all(shard, sql, (listed,))

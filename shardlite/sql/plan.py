@@ -105,6 +105,8 @@ class Program(NamedTuple):
     """GATHER_WRITE: the tables that may change."""
     shared: tuple[tuple[Move, ...], ...] = ()
     """Before that, stage by stage: what goes to the database that the shards see as well."""
+    past: bool = False
+    """The statement asks for changes(), total_changes() or last_insert_rowid()."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from shardlite.router.table import Table
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
-from shardlite.sql.rules.gather import gather
+from shardlite.sql.rules.gather import asks_past, gather
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template, WithFallback
 from shardlite.sql.tokens import tokenize
@@ -55,10 +55,10 @@ class Planner:
         statement = Statement(prepared, self._schema, self._rows)
         for rule in FIRST:
             template = rule(statement)
-            if template is not None:
+            if template is not None and not asks_past(statement):
                 return template
         why = ""
-        for rule in RULES:
+        for rule in () if asks_past(statement) else RULES:
             try:
                 template = rule(statement)
             except NotSupportedError as refusal:
@@ -70,6 +70,11 @@ class Planner:
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")
         return template
+
+    def gathered(self, sql: str, parameters: Parameters, layout: LayoutView) -> Plan | None:
+        """Return the plan of a change that gathers in any case; None where there is none."""
+        template = self.template(sql)
+        return template.gathered(parameters, layout) if isinstance(template, WithFallback) else None
 
     def _explain(self, sql: str) -> Template:
         tokens = tokenize(sql).tokens

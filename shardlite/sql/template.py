@@ -195,6 +195,7 @@ class Gathered:
     reason: str
     tables: tuple[str, ...]
     written: tuple[str, ...] = ()
+    past: bool = False
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
@@ -217,6 +218,7 @@ class Gathered:
                 parameters,
                 self.written,
                 stages_of(bound),
+                self.past,
             ),
         )
 
@@ -230,15 +232,23 @@ class WithFallback:
     def __init__(self, first: Template, otherwise: Callable[[str], Gathered | None]) -> None:
         self._first = first
         self._otherwise = otherwise
+        self._gathered: Gathered | None = None
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         try:
             return self._first.bind(parameters, layout)
         except NotSupportedError as refusal:
-            found = self._otherwise(str(refusal))
+            found = self._gathered or self._otherwise(str(refusal))
             if found is None:
                 raise
+            self._gathered = found
             return found.bind(parameters, layout)
+
+    def gathered(self, parameters: Parameters, layout: LayoutView) -> Plan | None:
+        """Return the plan that doesn't depend on whether these parameters fit the first template."""
+        found = self._gathered or self._otherwise("")
+        self._gathered = found
+        return None if found is None else found.bind(parameters, layout)
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
         return self._first.keys(parameters)

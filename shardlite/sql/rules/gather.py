@@ -6,6 +6,7 @@ from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.facts import StatementKind
+from shardlite.sql.functions import PAST
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.plan import PlanKind
@@ -42,7 +43,13 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
         True,
         why or "the rows are brought together",
         statement.table_names,
+        past=asks_past(statement),
     )
+
+
+def asks_past(statement: Statement) -> bool:
+    """Tell whether it, or a trigger of it, asks what earlier statements did."""
+    return bool(statement.prepared.functions & PAST)
 
 
 def _refuse_virtual(statement: Statement) -> None:
@@ -81,6 +88,7 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
         why or "the rows are brought together",
         statement.table_names,
         tuple(table.name for table in written),
+        asks_past(statement),
     )
 
 
