@@ -82,6 +82,7 @@ class Changer:
         """
         if table.kind is TableKind.SINGLE or (table.name, form) in state.stays:
             return  # a table that is kept whole has no children on the shards
+        state.require_steady(table)
         if any(child.foreign_keys for child in state.tables.values()):
             refuse_updates_of_keys(self._db.planning().prepare(sql).updates, state.tables)
         state.stays.add((table.name, form))

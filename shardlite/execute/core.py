@@ -58,6 +58,7 @@ from shardlite.router.sequences import ids_of
 from shardlite.router.strategies import ShardingStrategy
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
+from shardlite.sql.copies import unsteady_triggers
 from shardlite.sql.ddl import without_foreign_keys
 
 T = TypeVar("T")
@@ -270,7 +271,9 @@ class DatabaseCore(ABC):
             for item in snapshot.schema
             if item.type == "table" and "deferr" in fold(item.sql) and "references" in fold(item.sql)
         )
-        return State(snapshot.layout.epoch, snapshot.layout, snapshot.tables, deferred, self.registry.current)
+        registered = self.registry.current
+        unsteady = unsteady_triggers(snapshot.schema, snapshot.tables, registered.functions)
+        return State(snapshot.layout.epoch, snapshot.layout, snapshot.tables, deferred, registered, unsteady)
 
     # -- functions and collations ----------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from shardlite.errors import OperationalError
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
 from shardlite.execute.past import Past
-from shardlite.execute.planning import has_conflict_clause, inserts
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
 from shardlite.execute.writes import WriteScope
@@ -27,6 +26,8 @@ from shardlite.router.table import Table, TableKind
 from shardlite.sql.plan import Plan, Program
 
 _BATCH = 1_000
+_NO_ROWID = -(2**63)
+"""Nobody's: what last_insert_rowid() gives where nothing was inserted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def gather_write(
                 past.relive(coordinator.connection)
             before = coordinator.connection.total_changes
             try:
-                results.extend(_run(plan, coordinator) for plan in plans)
+                results.extend(_run(plan, coordinator, past) for plan in plans)
             except sqlite3.Error as error:
                 failure = error
                 if len(plans) > 1:
@@ -131,14 +132,18 @@ def _prepare(
     return images
 
 
-def _run(plan: Plan, coordinator: Coordinator) -> Result:
+def _run(plan: Plan, coordinator: Coordinator, past: Past) -> Result:
     assert plan.program is not None
+    # A connection's last rowid is of some earlier statement unless this one inserts a row into a table with rowids.
+    unmoved = past.last_rowid if plan.program.past else _NO_ROWID
+    if not plan.program.past:
+        coordinator.run("CREATE TABLE IF NOT EXISTS temp._shardlite_none(x)")
+        coordinator.run("INSERT OR REPLACE INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
     cursor = coordinator.run(plan.sql, plan.program.parameters)
     columns = [column[0] for column in cursor.description or ()]
     rows = cursor.fetchall() if cursor.description is not None else []
-    lastrowid = None
-    if cursor.rowcount > 0 and inserts(plan.sql) and not has_conflict_clause(plan.sql):
-        lastrowid = cursor.lastrowid
+    (last,) = coordinator.run("SELECT last_insert_rowid()").fetchone()
+    lastrowid = None if last == unmoved else last
     return Result(columns, iter(rows), rowcount=cursor.rowcount, lastrowid=lastrowid, rows_moved=coordinator.rows_moved)
 
 

@@ -36,7 +36,7 @@ class Past(threading.local):
             connection.create_function(name, 0, answer)
 
     def relive(self, connection: sqlite3.Connection) -> None:
-        """Give a connection that past, so far as SQLite itself keeps it: a trigger may ask in the middle of its work."""
+        """Give a connection that past, as SQLite itself keeps it: a trigger may ask in the middle of its work."""
         connection.execute(f"CREATE TABLE {SCRATCH}(x)")
         connection.execute(f"CREATE TABLE {SCRATCH}_rowid(x)")
         numbers = "WITH numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)"

@@ -73,6 +73,7 @@ class SchemaDraft:
         self._statements: list[str] = []
         self._conn = sqlite3.connect(":memory:", isolation_level=None)
         self._conn.execute(f"PRAGMA encoding = '{encoding}'")
+        self._functions = registered.functions
         registered.apply(self._conn)
         load_schema(self._conn, [item.sql for item in schema])
 
@@ -381,7 +382,7 @@ class SchemaDraft:
             fired = self._tables.get(fold(item.tbl_name))
             conflict = None
             if fired is not None and fired.kind is not TableKind.SINGLE:
-                conflict = conflict_of(text, self._tables)
+                conflict = conflict_of(text, self._tables, self._functions)
             if fired is not None and conflict is not None:
                 where = "one shard only" if fired.sharded else "each copy by itself"
                 raise NotSupportedError(

@@ -33,14 +33,43 @@ SAFE_FUNCTIONS = SCALAR - _RAISING
 _ROWIDS = frozenset(("rowid", "_rowid_", "oid"))
 
 
-def mentions_of(text: Text, cores: Sequence[Core], tables: Mapping[str, Table]) -> dict[str, list[tuple[Core, Item]]]:
-    """Return where each table (by folded name) stands in a FROM; tables that may stand elsewhere too are left out."""
-    found: dict[str, list[tuple[Core, Item]]] = {}
-    for core in cores:
-        for item in core.items:
-            if item.name in tables:
-                found.setdefault(item.name, []).append((core, item))
-    return {name: places for name, places in found.items() if len(places) == _times_named(text, name)}
+Place = tuple[Text, Core, Item]
+"""Where a table stands in a FROM."""
+
+
+def mentions_of(texts: Sequence[tuple[Text, Sequence[Core]]], tables: Mapping[str, Table]) -> dict[str, list[Place]]:
+    """Return where each table (by folded name) stands in a FROM; tables that may stand elsewhere too are left out.
+
+    ``texts`` are the statement and all views that it uses.
+    """
+    found: dict[str, list[Place]] = {}
+    for text, cores in texts:
+        for core in cores:
+            for item in core.items:
+                if item.name in tables:
+                    found.setdefault(item.name, []).append((text, core, item))
+    return {
+        name: places for name, places in found.items() if len(places) == sum(_times_named(t, name) for t, _ in texts)
+    }
+
+
+def filters_of(
+    texts: Sequence[tuple[Text, Sequence[Core]]],
+    tables: Mapping[str, Table],
+    registered: frozenset[str] = frozenset(),
+) -> dict[str, str]:
+    """Return for each table (by folded name) the condition that its rows must fulfil; no entry where there is none."""
+    found: dict[str, str] = {}
+    for name, places in mentions_of(texts, tables).items():
+        parts = [conditions_of(text, core, item, tables, registered) for text, core, item in places]
+        if all(parts):
+            found[name] = any_of([" AND ".join(f"({part})" for part in each) for each in parts])
+    return found
+
+
+def any_of(conditions: Sequence[str]) -> str:
+    """Join conditions of which one has to hold."""
+    return " OR ".join(f"({condition})" for condition in dict.fromkeys(conditions))
 
 
 def _times_named(text: Text, name: str) -> int:

@@ -8,13 +8,13 @@ reach the result. P. Bernstein, D.-M. Chiu: Using Semi-Joins to Solve Relational
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.cores import Core, Item
-from shardlite.sql.filters import conditions_of, mentions_of
+from shardlite.sql.filters import any_of, conditions_of, mentions_of
 from shardlite.sql.names_in import Edge, Mention, edges_of
 from shardlite.sql.pins import colocated
 from shardlite.sql.tokens import Text
@@ -45,24 +45,27 @@ class Reduction:
 
     def __init__(
         self,
-        text: Text,
-        cores: list[Core],
+        texts: Sequence[tuple[Text, Sequence[Core]]],
         tables: Mapping[str, Table],
         wanted: list[Table],
         rows: Callable[[Table], int],
         registered: frozenset[str],
         *,
         closed: frozenset[str] = frozenset(),
+        unshared: frozenset[str] = frozenset(),
     ) -> None:
-        """``closed`` names tables that are used in other places than the text shows: all their rows are needed."""
-        self._text = text
-        self._tables = tables
-        self._places = {name: places for name, places in mentions_of(text, cores, tables).items() if name not in closed}
+        """``texts``: the statement, and the views that it uses.
+
+        ``closed`` holds names that may mean something else than the table: all its rows are needed. ``unshared`` are
+        tables that have to stand in the coordinator's own database, where a view or ``main.t`` looks for them.
+        """
+        self._unshared = unshared
+        self._places = {name: at for name, at in mentions_of(texts, tables).items() if name not in closed}
         self._own = {
-            name: [conditions_of(text, core, item, tables, registered) for core, item in places]
+            name: [conditions_of(text, core, item, tables, registered) for text, core, item in places]
             for name, places in self._places.items()
         }
-        self._edges = [found for core in cores for found in edges_of(text, core, tables)]
+        self._edges = [found for text, cores in texts for core in cores for found in edges_of(text, core, tables)]
         self.needed: dict[str, Needed] = {}
         self._rows = rows
         todo = sorted(wanted, key=lambda table: (self._estimate(table), fold(table.name)))
@@ -84,12 +87,11 @@ class Reduction:
             made.condition = self._own_condition(name)
             return
         parts = []
-        for (core, item), own in zip(places, self._own[name], strict=True):
+        for (_, core, item), own in zip(places, self._own[name], strict=True):
             semi = list(self._semi_joins(table, core, item, made))
             parts.append([*(f"({text})" for text in own), *semi])
         if all(parts):
-            joined = dict.fromkeys(" AND ".join(part) for part in parts)
-            made.condition = " OR ".join(f"({part})" for part in joined)
+            made.condition = any_of([" AND ".join(part) for part in parts])
             if made.uses or any(len(p) > len(o) for p, o in zip(parts, self._own[name], strict=True)):
                 made.rows *= _SELECTIVITY
         else:
@@ -99,8 +101,7 @@ class Reduction:
         own = self._own.get(name)
         if not own or not all(own):
             return ""
-        joined = dict.fromkeys(" AND ".join(f"({text})" for text in part) for part in own)
-        return " OR ".join(f"({part})" for part in joined)
+        return any_of([" AND ".join(f"({text})" for text in part) for part in own])
 
     def _semi_joins(self, table: Table, core: Core, item: Item, made: Needed) -> list[str]:
         """Return what one mention's joins say of the table's rows."""
@@ -137,7 +138,7 @@ class Reduction:
         if there.table.kind is TableKind.REFERENCE or _share_a_shard(table, mine, there.table, other):
             made.uses |= there.uses
             return f"{column} IN (SELECT {theirs} FROM main.{name} WHERE {there.condition})"
-        if there.rows > _MOST_SHARED_ROWS:
+        if there.rows > _MOST_SHARED_ROWS or other.item.name in self._unshared:
             return None
         made.uses.add(other.item.name)
         return f"{column} IN (SELECT {theirs} FROM {SHARED}.{name})"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from shardlite.names import fold
 from shardlite.router.table import ROWID_NAMES, Table, TableKind
 from shardlite.sql.copies import may_take_defaults, shifts, why_copies_differ
+from shardlite.sql.functions import NO_FUNCTIONS, UserFunctions
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.tokens import TokenKind, tokenize, tokens_of
 
@@ -78,10 +79,13 @@ def written_tables(trigger: Trigger) -> frozenset[str]:
     return frozenset(fold(target.name) for target in targets if target is not None)
 
 
-def conflict_of(trigger: Trigger, tables: Mapping[str, Table]) -> Conflict | None:
+def conflict_of(
+    trigger: Trigger, tables: Mapping[str, Table], registered: UserFunctions = NO_FUNCTIONS
+) -> Conflict | None:
     """Return why a trigger would be wrong with these placements; None when it is right.
 
     :param tables: the placed tables by folded name. A trigger on something else (a view) is not looked at.
+    :param registered: the user's functions.
     """
     from sqlglot import exp
 
@@ -93,7 +97,7 @@ def conflict_of(trigger: Trigger, tables: Mapping[str, Table]) -> Conflict | Non
     if fired.kind is not TableKind.SINGLE and raises(trigger, "ROLLBACK"):
         rollback = "RAISE(ROLLBACK) would end the transaction on one shard only: use RAISE(ABORT, ...)"
         return _opaque_conflict(trigger, fired, tables, rollback)
-    if fired.kind is TableKind.REFERENCE and (why := differs(trigger, tables)) is not None:
+    if fired.kind is TableKind.REFERENCE and (why := differs(trigger, tables, registered)) is not None:
         return _opaque_conflict(trigger, fired, tables, why)
     if trigger.statements is None:
         return _opaque_conflict(trigger, fired, tables, "its text is not understood")
@@ -136,10 +140,10 @@ def stops_half_way(trigger: Trigger) -> str | None:
     return None
 
 
-def differs(trigger: Trigger, tables: Mapping[str, Table]) -> str | None:
+def differs(trigger: Trigger, tables: Mapping[str, Table], registered: UserFunctions = NO_FUNCTIONS) -> str | None:
     """Return why a trigger of a reference table may do something else on each copy; None when it can't."""
     for text in trigger.statements or ():
-        why = why_copies_differ(text)
+        why = why_copies_differ(text, registered)
         if why is not None:
             return f"{why} ({_short(text)})"
         tree = _parse(text)

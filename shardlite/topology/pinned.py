@@ -18,7 +18,7 @@ from shardlite.execute.registry import NOTHING, Registered
 try:
     import resource
 except ImportError:  # Windows has no such limit
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # a module's name has the type of the module
 
 SHARDS_PER_READER = 9
 """SQLite attaches up to ten files unless built otherwise."""

@@ -127,5 +127,8 @@ def compare_errors(plain: BaseException | None, ours: BaseException | None) -> s
 
 
 def renumbered(rows: Sequence[Row], ids: Mapping[int, int]) -> list[Row]:
-    """Return rows with generated ids replaced by those of the other side."""
-    return [tuple(ids.get(v, v) if type(v) is int else v for v in row) for row in rows]
+    """Return rows with generated ids replaced by those of the other side.
+
+    RETURNING gives the rowid as REAL where the first column is REAL (a quirk of SQLite): the type stays.
+    """
+    return [tuple(type(v)(ids.get(v, v)) if type(v) in (int, float) else v for v in row) for row in rows]

@@ -48,7 +48,7 @@ def refusals(case: Case, num_shards: int) -> list[str]:
 def _fewer(items: Sequence[T], still: Callable[[list[T]], bool]) -> list[T]:
     """Drop ever smaller runs of items while the difference stays (delta debugging)."""
     kept = list(items)
-    size = max(1, len(kept) // 2)
+    size = max(1, (len(kept) + 1) // 2)
     while True:
         start = 0
         while start < len(kept):
@@ -56,7 +56,7 @@ def _fewer(items: Sequence[T], still: Callable[[list[T]], bool]) -> list[T]:
             if still(attempt):
                 kept = attempt
             else:
-                start += size
+                start += size if size > 4 else 1
         if size == 1:
             return kept
         size //= 2
@@ -136,7 +136,10 @@ class Shrinker:
                 return False
             return self._same(case.only(statements=[*before, statement]))
 
-        return case.only(statements=[*before, made(_fewer(words, still))])
+        before_that = None
+        while words != before_that:
+            before_that, words = words, _fewer(words, still)
+        return case.only(statements=[*before, made(words)])
 
 
 def _fixed(case: Case, statement: Statement) -> bool:

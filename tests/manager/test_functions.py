@@ -472,6 +472,59 @@ def test_tables_that_need_functions(manager: ShardManager, make_manager: Make) -
     both.file.close()
 
 
+def test_triggers_of_reference_tables(manager: ShardManager) -> None:
+    """They run on every copy, which has to get the same."""
+    both = Both(manager)
+    both.table("CREATE TABLE r (id INTEGER PRIMARY KEY, a TEXT, note)", kind="reference")
+    trigger = "CREATE TRIGGER r_note AFTER INSERT ON r BEGIN UPDATE r SET note = f(lower(NEW.a)) WHERE id = NEW.id; END"
+    both.function("f", 1, lambda x: x * 2)
+    with pytest.raises(NotSupportedError, match=r"f\(\) may answer differently on each copy"):
+        manager.apply_schema(trigger)
+    both.function("f", 1, lambda x: x * 2, deterministic=True)
+    both.ddl(trigger)
+
+    def insert(n: int) -> None:
+        manager.insert("r", {"id": n, "a": "X"})
+        manager.upsert("r", {"id": n + 1, "a": "Y"})
+        manager.insert_many("r", [{"id": n + 2, "a": "Z"}])
+        both.file.execute("INSERT INTO r (id, a) VALUES (?, 'X'), (?, 'Y'), (?, 'Z')", (n, n + 1, n + 2))
+
+    insert(1)
+    calls = iter(range(10**9))
+    manager.create_function("lower", 1, lambda x: str(next(calls)))
+    for call in (
+        lambda: manager.insert("r", {"id": 50, "a": "X"}),
+        lambda: manager.upsert("r", {"id": 50, "a": "X"}),
+        lambda: manager.insert_many("r", [{"id": 50, "a": "X"}]),
+        lambda: manager.update("r", {"a": "X"}, {"id": 1}),
+    ):
+        with pytest.raises(NotSupportedError, match=r"r_note of the reference table r calls lower\(\)"):
+            call()
+    manager.create_function("lower", 1, None)
+    insert(10)
+    both.same_rows("r")
+    for shard in manager.shard_ids:
+        with manager.pool(shard).connection() as conn:
+            rows = [tuple(row) for row in conn.execute("SELECT * FROM r")]
+            assert rows == both.file.execute("SELECT * FROM r").fetchall()
+    both.file.close()
+
+
+def test_functions_with_a_memory(both: Both) -> None:
+    """A function that counts its calls is called in one file's order, wherever the rows are."""
+    for target in (both.file, both.manager):
+        calls = iter(range(10**9))
+        target.create_function("ticket", 0, lambda calls=calls: next(calls))
+    both.same("INSERT INTO t (id, n) VALUES " + ", ".join(f"({n}, ticket())" for n in range(200, 220)))
+    both.same("SELECT id, ticket() FROM t ORDER BY id")
+    both.same("SELECT id FROM t WHERE ticket() % 3 = 0 ORDER BY id")
+    both.same("UPDATE t SET n = ticket() WHERE id > 30")
+    both.same("UPDATE r SET n = ticket()")
+    both.same("DELETE FROM t WHERE ticket() % 5 = 0")
+    both.same("INSERT INTO t SELECT id + 1000, a, ticket() FROM t ORDER BY id")
+    both.same_rows("t", "r")
+
+
 _DYING = """
     import os, sys
     from shardlite import ShardManager

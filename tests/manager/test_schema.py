@@ -97,7 +97,7 @@ def test_stated_keys(manager: ShardManager) -> None:
         manager.create_table("CREATE TABLE d (a, b AS (a + 1))", shard_key="b")
     for bad in ({"kind": "huge"}, {"constraints": "maybe"}, {"shard_key": ()}, {"shard_key": 5}):
         with pytest.raises(ProgrammingError):
-            manager.create_table("CREATE TABLE d (a)", **bad)  # type: ignore[arg-type]
+            manager.create_table("CREATE TABLE d (a)", **bad)
     with pytest.raises(ProgrammingError, match="no shard key"):
         manager.create_table("CREATE TABLE d (a)", shard_key="a", kind="reference")
     assert_consistent(manager)

@@ -18,6 +18,8 @@ DDL = (
     "CREATE TABLE settings (name TEXT PRIMARY KEY, value)",
     "CREATE TABLE journal (id INTEGER PRIMARY KEY, what)",
     "CREATE VIEW adults AS SELECT id, name FROM users WHERE age >= 18",
+    "CREATE VIEW elders AS SELECT * FROM adults WHERE id IN (SELECT id FROM users WHERE age > 40)",
+    "CREATE VIEW spending (note, spent) AS SELECT note, sum(amount) FROM orders GROUP BY note",
     "CREATE VIEW options AS SELECT name, value FROM settings",
     "CREATE TABLE trail (audited INTEGER, what TEXT, x INT, PRIMARY KEY (audited, what)) WITHOUT ROWID",
     "CREATE TRIGGER audit AFTER INSERT ON audited BEGIN INSERT INTO trail VALUES (new.id, 'new', new.x); END",

@@ -114,7 +114,10 @@ def _is_local(statement: Statement, name: str) -> bool:
     sql = statement.schema.triggers[name]
     tokens = tokenize(sql).tokens
     fired = statement.schema.tables.get(tokens[_after_on(tokens) - 1].name or "")
-    return fired is not None and conflict_of(read_trigger(name, fired.name, sql), statement.schema.tables) is None
+    schema = statement.schema
+    if fired is None:
+        return False
+    return conflict_of(read_trigger(name, fired.name, sql), schema.tables, schema.functions) is None
 
 
 def refuse_reference_writes(statement: Statement) -> None:
@@ -198,6 +201,15 @@ def keeps_failed(statement: Statement) -> None:
     """Leave OR FAIL, which keeps rows of a statement that fails, to the gather."""
     if statement.prepared.writes:
         refuse_fail(statement)
+
+
+def may_keep_failed(statement: Statement) -> bool:
+    """Tell whether a failure of the statement would leave rows behind that it had written before: OR FAIL."""
+    try:
+        refuse_fail(statement)
+    except NotSupportedError:
+        return True
+    return False
 
 
 def refuse_fail(statement: Statement) -> None:

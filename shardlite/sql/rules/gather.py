@@ -5,7 +5,9 @@ from __future__ import annotations
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
+from shardlite.sql.cores import Core, cores_of
 from shardlite.sql.facts import StatementKind
+from shardlite.sql.filters import filters_of
 from shardlite.sql.functions import PAST
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.pins import Pin, pin_of
@@ -24,7 +26,8 @@ _WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
 def gather(statement: Statement, why: str = "") -> Gathered | None:
     """Gather a query or a change of rows. ``why`` says why no other rule did it.
 
-    Of a table that is only read come the columns and rows that can be needed; a table that may change comes whole.
+    Of a table that is only read come the columns and rows that can be needed; a table that may change comes whole, and
+    so does what its foreign keys and triggers look at.
     """
     if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
@@ -72,7 +75,8 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
             raise NotSupportedError(
                 f"INSERT INTO {table.name}: its key stands beside the row: use manager.insert({table.name!r}, row, key)"
             )
-    sources = tuple(_whole(statement, table) for table in statement.tables)
+    filters = _filters_beside_changes(statement)
+    sources = tuple(_whole(statement, table, filters.get(fold(table.name))) for table in statement.tables)
     indexes = [text for table in statement.tables for text in statement.schema.index_texts(table.name)]
     touched = {fold(table.name) for table in statement.tables} | set(statement.views)
     triggers = [sql for sql in statement.schema.triggers.values() if trigger_target(sql) in touched]
@@ -97,7 +101,7 @@ def _views_for(statement: Statement) -> set[str]:
     return set(statement.views) | {statement.target or ""}
 
 
-def _whole(statement: Statement, table: Table) -> Source:
+def _whole(statement: Statement, table: Table, condition: str | None) -> Source:
     names = [quote(column.name) for column in table.columns if column.writable]
     if table.rowid_name is not None and table.rowid_alias is None:
         names.insert(0, table.rowid_name)
@@ -107,7 +111,7 @@ def _whole(statement: Statement, table: Table) -> Source:
         statement.schema.ddl[fold(table.name)],
         f"INSERT INTO main.{quote(table.name)}({listed})",
         len(names),
-        f"SELECT {listed} FROM main.{quote(table.name)}",
+        f"SELECT {listed} FROM main.{quote(table.name)}" + (f" WHERE {condition}" if condition is not None else ""),
         table.kind is TableKind.SHARDED,
     )
 
@@ -138,16 +142,16 @@ def trigger_target(sql: str) -> str:
 
 def reduction_of(statement: Statement) -> Reduction:
     """Return the rows that a query needs of each of its tables."""
-    schema, text = statement.schema, statement.text
-    behind = {access.table for access in statement.prepared.reads if access.via in schema.views}
+    schema, texts = statement.schema, texts_of(statement)
+    behind = {item.name for _, cores in texts[1:] for core in cores for item in core.items}
     return Reduction(
-        text,
-        statement.cores,
+        texts,
         schema.tables,
         list(statement.tables),
         statement.rows,
         schema.functions.names,
-        closed=frozenset(behind) | cte_names(text) | _in_main(text),
+        closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
+        unshared=frozenset(behind) | _in_main(statement.text),
     )
 
 
@@ -196,6 +200,25 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
     read = {access.column for access in statement.prepared.reads if access.table == name}
     named = {token.name for text in texts for token in text.tokens}
     return frozenset(column for column in table.by_name if column in read or column in named)
+
+
+def texts_of(statement: Statement) -> list[tuple[Text, list[Core]]]:
+    """Return the statement and the views that it uses, with their SELECTs."""
+    views = [tokenize(statement.schema.views[name]) for name in statement.views]
+    return [(statement.text, statement.cores), *((text, cores_of(text)) for text in views)]
+
+
+def _filters_beside_changes(statement: Statement) -> dict[str, str]:
+    """Return the conditions for tables that a change only reads, and that no foreign key and no trigger looks at."""
+    if statement.triggers or "CONFLICT" in statement.text.keywords():
+        return {}  # what follows ON CONFLICT would be taken for a part of the SELECT's WHERE
+    written = {fold(table.name) for table in statement.written}
+    tied = written | {fold(key.parent) for table in statement.written for key in table.foreign_keys}
+    for table in statement.tables:
+        if any(fold(key.parent) in written for key in table.foreign_keys):
+            tied.add(fold(table.name))
+    found = filters_of(texts_of(statement), statement.schema.tables, statement.schema.functions.names)
+    return {name: condition for name, condition in found.items() if name not in tied}
 
 
 def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:

@@ -94,6 +94,11 @@ def _several_keys(statement: Statement, table: Table) -> str | None:
     where = f"INSERT INTO {table.name} with rows of several keys and"
     if statement.mentions("RETURNING"):
         return f"{where} RETURNING: insert the rows one by one"
+    own = sorted(statement.prepared.functions & statement.schema.functions.others)
+    if own:
+        return (
+            f"{where} the function {own[0]}(), which may answer otherwise in another order: insert the rows one by one"
+        )
     defaults = " ".join(fold(column.default_sql or "") for column in statement.left_to_defaults)
     if tells_the_time(statement.text) or any(name in defaults for name in DATES | CLOCK):
         return f"{where} the current time, which is one instant per statement: give the time as a parameter"
