@@ -20,7 +20,8 @@ from shardlite.errors import Error, OperationalError, reraise
 from shardlite.execute.state import State
 from shardlite.execute.workers import run_on_shards
 from shardlite.shard.sqlite import SqliteShard
-from shardlite.sql.plan import Move
+from shardlite.sql.plan import Move, Program
+from shardlite.sql.reduction import SHARED
 
 FEW = 500
 """Rows that come through Python: up to here attaching a database costs more than it saves."""
@@ -56,6 +57,28 @@ class Coordinator:
         self.connection.close()
 
     # -- rows in ---------------------------------------------------------------------------------------------------
+
+    def bring(self, program: Program, shards: Mapping[int, SqliteShard], sessions: Mapping[int, Connection]) -> None:
+        """Bring the rows of all moves: stage by stage those of the shared database, then the others."""
+        if not program.shared:
+            self.load(program.moves, shards, sessions)
+            return
+        uri = _memory_uri()
+        self.run(f"ATTACH '{uri}' AS {SHARED}")
+        attached: list[Connection] = []
+        try:
+            for shard, session in sessions.items():
+                try:
+                    session.run(f"ATTACH '{uri}' AS {SHARED}")
+                except sqlite3.Error as error:
+                    shards[shard].fail(error, "ATTACH")
+                attached.append(session)
+            for stage in program.shared:
+                self.load(stage, shards, sessions)
+            self.load(program.moves, shards, sessions)
+        finally:
+            for session in attached:
+                _detach(session, SHARED)
 
     def load(
         self,
@@ -96,7 +119,8 @@ class Coordinator:
         }
         try:
             texts = tuple(move.sql for move in moves)
-            for shard, _ in run_on_shards(lambda shard: answers[shard].ask(), jobs, texts, sessions):
+            # All have answered before the first rows are taken: nobody may read the shared database while it grows.
+            for shard, _ in list(run_on_shards(lambda shard: answers[shard].ask(), jobs, texts, sessions)):
                 for number, count in zip(jobs[shard], self._take(answers[shard]), strict=True):
                     counts[number] += count
         finally:
@@ -246,7 +270,7 @@ class _Exchange:
     """A database in memory, shared by two connections of this process, that lives as long as one of them has it."""
 
     def __init__(self, session: Connection) -> None:
-        self.uri = f"file:/shardlite-{os.getpid()}-{next(_numbers)}?vfs=memdb"
+        self.uri = _memory_uri()
         self._session = session
         session.run(f"ATTACH '{self.uri}' AS _shardlite_exchange")
 
@@ -256,7 +280,16 @@ class _Exchange:
         self._session.run(f"INSERT INTO _shardlite_exchange.part_{number} {move.sql}", move.parameters)
 
     def close(self) -> None:
-        try:
-            self._session.run("DETACH _shardlite_exchange")
-        except sqlite3.Error:
-            self._session.suspect = True  # the pool replaces it
+        _detach(self._session, "_shardlite_exchange")
+
+
+def _memory_uri() -> str:
+    """Return a name of its own for a database in memory that several connections of this process open."""
+    return f"file:/shardlite-{os.getpid()}-{next(_numbers)}?vfs=memdb"
+
+
+def _detach(session: Connection, schema: str) -> None:
+    try:
+        session.run(f"DETACH {schema}")
+    except sqlite3.Error:
+        session.suspect = True  # the pool replaces it

@@ -6,6 +6,7 @@ from shardlite.driver import sqlite3
 from shardlite.errors import reraise
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
+from shardlite.execute.past import Past
 from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError
@@ -15,7 +16,9 @@ SMALL = 1_000
 """Rows up to which an answer is read at once, so that the coordinator isn't kept."""
 
 
-def gather(database: Database, state: State, plan: Plan, program: Program, timeout_s: float | None) -> Result:
+def gather(
+    database: Database, state: State, plan: Plan, program: Program, past: Past, timeout_s: float | None
+) -> Result:
     """Run a plan that brings rows together. The shards' connections are given back before the statement runs."""
     coordinator = Coordinator(state, timeout_s)
     try:
@@ -24,11 +27,13 @@ def gather(database: Database, state: State, plan: Plan, program: Program, timeo
         connections = database.budget.acquire_all(pools, database.timeout_s if timeout_s is None else timeout_s)
         try:
             sessions = dict(zip(plan.shards, connections, strict=True))
-            coordinator.load(program.moves, {shard.id: shard for shard in shards}, sessions)
+            coordinator.bring(program, {shard.id: shard for shard in shards}, sessions)
         finally:
             database.budget.release_all(pools, connections)
         if not database.is_current(state):
             raise StaleEpochError
+        if program.past:
+            past.tell(coordinator.connection)
         for sql in program.setup:
             coordinator.run(sql)
         cursor = coordinator.run(plan.sql, program.parameters)

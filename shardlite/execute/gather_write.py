@@ -17,6 +17,7 @@ from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
+from shardlite.execute.past import Past
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
 from shardlite.execute.writes import WriteScope
@@ -60,20 +61,33 @@ def _image(table: Table, number: int) -> _Image:
     return _Image(table, number, columns, identity)
 
 
-def gather_write(database: Database, state: State, plan: Plan, program: Program, timeout_s: float | None) -> Result:
-    """Run a GATHER_WRITE plan.
+def gather_write(
+    database: Database, state: State, plans: Sequence[Plan], past: Past, timeout_s: float | None
+) -> Result:
+    """Run GATHER_WRITE plans of one statement with several sets of parameters, as one transaction.
 
     Raises what SQLite raises for the statement; what OR FAIL keeps of a statement that fails is kept.
     """
+    program = plans[0].program
+    assert program is not None
     with database.write_scope(state.layout.shard_ids, state, timeout_s=timeout_s, images=True) as scope:
         coordinator = Coordinator(state, timeout_s, undo=True)
         failure: sqlite3.Error | None = None
+        results: list[Result] = []
         try:
             images = _prepare(database, state, coordinator, scope, program)
+            if program.past:
+                past.relive(coordinator.connection)
+            before = coordinator.connection.total_changes
             try:
-                result = _run(plan, coordinator, program)
+                results.extend(_run(plan, coordinator, past) for plan in plans)
             except sqlite3.Error as error:
                 failure = error
+                if len(plans) > 1:
+                    raise
+            total = coordinator.connection.total_changes - before
+            if failure is not None:
+                past.note(0, total, None)
             changed = _write_back(database, state, coordinator, scope, images)
             if failure is not None and not changed:
                 raise failure
@@ -81,7 +95,12 @@ def gather_write(database: Database, state: State, plan: Plan, program: Program,
             coordinator.close()
     if failure is not None:
         raise failure
-    return result
+    last = results[-1]
+    rowcount = sum(result.rowcount for result in results)
+    past.note(last.rowcount, total, last.lastrowid)
+    if len(results) == 1:
+        return last
+    return Result(last.columns, rowcount=rowcount, lastrowid=last.lastrowid, rows_moved=coordinator.rows_moved)
 
 
 def _prepare(
@@ -113,15 +132,18 @@ def _prepare(
     return images
 
 
-def _run(plan: Plan, coordinator: Coordinator, program: Program) -> Result:
+def _run(plan: Plan, coordinator: Coordinator, past: Past) -> Result:
+    assert plan.program is not None
     # A connection's last rowid is of some earlier statement unless this one inserts a row into a table with rowids.
-    coordinator.run("CREATE TABLE temp._shardlite_none(x)")
-    coordinator.run("INSERT INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
-    cursor = coordinator.run(plan.sql, program.parameters)
+    unmoved = past.last_rowid if plan.program.past else _NO_ROWID
+    if not plan.program.past:
+        coordinator.run("CREATE TABLE IF NOT EXISTS temp._shardlite_none(x)")
+        coordinator.run("INSERT OR REPLACE INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
+    cursor = coordinator.run(plan.sql, plan.program.parameters)
     columns = [column[0] for column in cursor.description or ()]
     rows = cursor.fetchall() if cursor.description is not None else []
     (last,) = coordinator.run("SELECT last_insert_rowid()").fetchone()
-    lastrowid = None if last == _NO_ROWID else last
+    lastrowid = None if last == unmoved else last
     return Result(columns, iter(rows), rowcount=cursor.rowcount, lastrowid=lastrowid, rows_moved=coordinator.rows_moved)
 
 

@@ -90,6 +90,19 @@ def _head_after_with(tokens: Sequence[Token]) -> str:
     return "SELECT"
 
 
+def inserts(sql: str) -> bool:
+    """Tell whether a statement is an INSERT or REPLACE."""
+    head = sql.lstrip()[:6].upper()
+    if head in ("INSERT", "UPDATE", "DELETE"):
+        return head == "INSERT"
+    return kind_of(tokenize(sql)) is StatementKind.INSERT
+
+
+def has_conflict_clause(sql: str) -> bool:
+    """Tell whether a statement says ON CONFLICT: it may then have updated a row instead of inserting one."""
+    return "CONFLICT" in sql.upper() and any(token.is_word("CONFLICT") for token in tokens_of(sql))
+
+
 class PlanningConnection:
     """Prepare statements against the logical schema. Safe to use from many threads; one statement at a time."""
 

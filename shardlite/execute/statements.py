@@ -17,8 +17,10 @@ from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
 from shardlite.execute.merge import merge_rows
-from shardlite.execute.planning import kind_of
+from shardlite.execute.past import Past
+from shardlite.execute.planning import has_conflict_clause, inserts
 from shardlite.execute.result import Result
+from shardlite.execute.sizes import Sizes
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError, WriteScope
 from shardlite.names import fold
@@ -26,11 +28,10 @@ from shardlite.router.sequences import Sequence as IdSequence
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.create_as import select_of
-from shardlite.sql.facts import Schema, StatementKind
+from shardlite.sql.facts import Schema
 from shardlite.sql.order import OrderSpec
 from shardlite.sql.plan import WITHOUT_STEPS, Plan, PlanKind
 from shardlite.sql.planner import Planner
-from shardlite.sql.tokens import tokenize, tokens_of
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
@@ -66,19 +67,13 @@ def _probes(one: _Ready) -> bool:
     return insert is not None and insert.probe and bool(insert.explicit_ids)
 
 
-def _inserts(sql: str) -> bool:
-    """Tell whether a statement is an INSERT or REPLACE."""
-    head = sql.lstrip()[:6].upper()
-    if head in ("INSERT", "UPDATE", "DELETE"):
-        return head == "INSERT"
-    return kind_of(tokenize(sql)) is StatementKind.INSERT
-
-
 class StatementRunner:
     """Runs SQL for one database. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._sizes = Sizes(database)
+        self._past = Past()
         self._planner: tuple[State, Planner] | None = None
 
     # -- planning ------------------------------------------------------------------------------------------------
@@ -109,6 +104,7 @@ class StatementRunner:
                 indexes=indexes,
             ),
             lambda sql: self._db.planning().prepare(sql),
+            self._sizes.rows,
         )
         self._planner = (state, made)
         return made
@@ -133,7 +129,7 @@ class StatementRunner:
             if plan.readonly:
                 return self._read(state, plan, timeout_s)
             if plan.program is not None:
-                return gather_write(self._db, state, plan, plan.program, timeout_s)
+                return gather_write(self._db, state, [plan], self._past, timeout_s)
             return self._write(state, plan, timeout_s)
 
         return self._db.with_current(attempt)
@@ -179,6 +175,8 @@ class StatementRunner:
                 plan = self._plan(state, sql, parameters)
                 if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
+                if plan.program is not None:
+                    return self._gather_many(state, sql, sets)
                 if plan.insert is not None and plan.id_rows:
                     drawing[:] = [state.table(plan.insert.table)]
                 plans.append(self._with_ids(state, plan))
@@ -193,6 +191,18 @@ class StatementRunner:
             except IntegrityError as error:
                 self._require_own_fault(error, drawing)
         raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
+
+    def _gather_many(self, state: State, sql: str, sets: Sequence[Parameters]) -> Result:
+        """Run all sets of parameters on the coordinator, some of which can't run otherwise."""
+        planner = self._planner_of(state)
+        plans = []
+        for parameters in sets:
+            plan = self._plan(state, sql, parameters)
+            gathered = plan if plan.program is not None else planner.gathered(sql, parameters, state.layout)
+            assert gathered is not None
+            plans.append(gathered)
+        done = gather_write(self._db, state, plans, self._past, None)
+        return Result(done.columns, rowcount=done.rowcount)
 
     def _require_key(self, state: State, plan: Plan, key: Any, parameters: Parameters, sql: str) -> None:
         """Raise RoutingError when the statement isn't held to ``key`` alone, at any number of shards."""
@@ -209,7 +219,7 @@ class StatementRunner:
 
     def _read(self, state: State, plan: Plan, timeout_s: float | None) -> Result:
         if plan.program is not None:
-            return gather(self._db, state, plan, plan.program, timeout_s)
+            return gather(self._db, state, plan, plan.program, self._past, timeout_s)
         if len(plan.shards) == 1:
             streams = self._open(plan, list(plan.shards), timeout_s)
             streams.fill()
@@ -248,6 +258,7 @@ class StatementRunner:
             except _IdsTakenError:
                 continue
             except IntegrityError as error:
+                self._past.changes = 0
                 drawing = [state.table(plan.insert.table)] if plan.insert is not None and plan.id_rows else []
                 self._require_own_fault(error, drawing)
         raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
@@ -279,21 +290,26 @@ class StatementRunner:
             if any(one.sequence is not None and not one.sequence.is_current(one.token) for one in ready):
                 raise _IdsTakenError
             results = []
+            total = 0
             for one in ready:
                 if _probes(one) and one.plan.insert is not None:
                     # Right before its rows: an earlier set of parameters may have brought the same id to another shard.
                     table = state.table(one.plan.insert.table)
                     self._db.require_new_ids(scope, table, list(one.plan.explicit_ids), one.drawn)
+                before = sum(session.total_changes for session in scope.sessions.values())
                 results.append(self._run_steps(state, scope, one.plan))
+                changed = sum(session.total_changes for session in scope.sessions.values()) - before
+                total += changed // len(scope.sessions) if one.plan.kind is PlanKind.EVERY_SHARD else changed
+        self._past.note(results[-1].rowcount, total, results[-1].lastrowid)
         if len(results) == 1:
             return results[0]
         return Result(results[0].columns, rowcount=sum(result.rowcount for result in results))
 
     def _run_steps(self, state: State, scope: WriteScope, plan: Plan) -> Result:
         # A connection's last rowid is of some earlier statement unless this one inserts into a table with rowids.
-        inserts = plan.insert is not None or any(_inserts(step.sql) for step in plan.steps)
-        inserts = inserts and not any(_has_conflict_clause(step.sql) for step in plan.steps)
-        inserts = inserts and not all(state.table(name).without_rowid for name in plan.tables)
+        inserting = plan.insert is not None or any(inserts(step.sql) for step in plan.steps)
+        inserting = inserting and not any(has_conflict_clause(step.sql) for step in plan.steps)
+        inserting = inserting and not all(state.table(name).without_rowid for name in plan.tables)
         counts: list[int] = []
         rows: list[tuple[Any, ...]] = []
         columns: Sequence[str] = ()
@@ -307,16 +323,11 @@ class StatementRunner:
             except sqlite3.Error as error:
                 scope.fail(step.shard, error, step.sql)
             counts.append(done.rowcount)
-            if inserts and done.rowcount:
+            if inserting and done.rowcount:
                 lastrowid = done.lastrowid
         if plan.kind is PlanKind.EVERY_SHARD:
             counts, rows = counts[:1], rows[: len(rows) // max(1, len(plan.steps))]
         return Result(columns, iter(rows), rowcount=sum(counts), lastrowid=lastrowid)
-
-
-def _has_conflict_clause(sql: str) -> bool:
-    """Tell whether a statement says ON CONFLICT: it may then have updated a row instead of inserting one."""
-    return "CONFLICT" in sql.upper() and any(token.is_word("CONFLICT") for token in tokens_of(sql))
 
 
 class _Streams:

@@ -33,34 +33,43 @@ SAFE_FUNCTIONS = SCALAR - _RAISING
 _ROWIDS = frozenset(("rowid", "_rowid_", "oid"))
 
 
+Place = tuple[Text, Core, Item]
+"""Where a table stands in a FROM."""
+
+
+def mentions_of(texts: Sequence[tuple[Text, Sequence[Core]]], tables: Mapping[str, Table]) -> dict[str, list[Place]]:
+    """Return where each table (by folded name) stands in a FROM; tables that may stand elsewhere too are left out.
+
+    ``texts`` are the statement and all views that it uses.
+    """
+    found: dict[str, list[Place]] = {}
+    for text, cores in texts:
+        for core in cores:
+            for item in core.items:
+                if item.name in tables:
+                    found.setdefault(item.name, []).append((text, core, item))
+    return {
+        name: places for name, places in found.items() if len(places) == sum(_times_named(t, name) for t, _ in texts)
+    }
+
+
 def filters_of(
     texts: Sequence[tuple[Text, Sequence[Core]]],
     tables: Mapping[str, Table],
     registered: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
-    """Return for each table (by folded name) the condition that its rows must fulfil; no entry where there is none.
-
-    ``texts`` are the statement and all views that it uses. The conditions name columns by the table's own name; their
-    parameters are numbered (``?1``) or named. ``registered`` holds the functions of the user, which may hide SQLite's
-    own.
-    """
-    if registered & {"like", "glob"}:
-        return {}
-    mentions: dict[str, list[tuple[Text, Core, Item]]] = {}
-    for text, cores in texts:
-        for core in cores:
-            for item in core.items:
-                if item.name in tables:
-                    mentions.setdefault(item.name, []).append((text, core, item))
+    """Return for each table (by folded name) the condition that its rows must fulfil; no entry where there is none."""
     found: dict[str, str] = {}
-    for name, places in mentions.items():
-        if len(places) != sum(_times_named(text, name) for text, _ in texts):
-            continue
-        parts = [_conditions(text, core, item, tables, registered) for text, core, item in places]
+    for name, places in mentions_of(texts, tables).items():
+        parts = [conditions_of(text, core, item, tables, registered) for text, core, item in places]
         if all(parts):
-            joined = dict.fromkeys(" AND ".join(f"({part})" for part in each) for each in parts)
-            found[name] = " OR ".join(f"({part})" for part in joined)
+            found[name] = any_of([" AND ".join(f"({part})" for part in each) for each in parts])
     return found
+
+
+def any_of(conditions: Sequence[str]) -> str:
+    """Join conditions of which one has to hold."""
+    return " OR ".join(f"({condition})" for condition in dict.fromkeys(conditions))
 
 
 def _times_named(text: Text, name: str) -> int:
@@ -84,10 +93,17 @@ def _qualifies_schema(tokens: Sequence[Token], position: int) -> bool:
     return position >= 2 and tokens[position - 1].key == "." and tokens[position - 2].name in ("main", "temp")
 
 
-def _conditions(
+def conditions_of(
     text: Text, core: Core, item: Item, tables: Mapping[str, Table], registered: frozenset[str]
 ) -> list[str]:
-    if core.nested or core.outer_joins or sum(other.alias == item.alias for other in core.items) != 1:
+    """Return the conditions that the rows of one mention of a table must fulfil.
+
+    They name columns by the table's own name; their parameters are numbered (``?1``) or named. ``registered`` holds
+    the functions of the user, which may hide SQLite's own.
+    """
+    if registered & {"like", "glob"} or core.nested or core.outer_joins:
+        return []
+    if sum(other.alias == item.alias for other in core.items) != 1:
         return []
     spans: list[Span] = []
     if item.on is not None and item.join in ("inner", "left", "cross", "comma"):

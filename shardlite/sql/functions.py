@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from shardlite.sql.tokens import Text, Token, TokenKind, closing, split_commas, words
 
-SESSION_STATE = frozenset(("changes", "total_changes", "last_insert_rowid", "load_extension"))
-"""They tell of a connection's past; a statement of the manager has none."""
+PAST = frozenset(("changes", "total_changes", "last_insert_rowid"))
+"""They tell of what the thread did before."""
 
 SCALAR = words(
     """

@@ -96,12 +96,17 @@ class Program(NamedTuple):
     """What is brought to the coordinator before the plan's ``sql`` runs there."""
 
     moves: tuple[Move, ...]
+    """What goes to the coordinator's own database, all at once."""
     setup: tuple[str, ...] = ()
     """Texts to run after the moves: views."""
     parameters: Parameters = ()
     """Those of the plan's ``sql``."""
     written: tuple[str, ...] = ()
     """GATHER_WRITE: the tables that may change."""
+    shared: tuple[tuple[Move, ...], ...] = ()
+    """Before that, stage by stage: what goes to the database that the shards see as well."""
+    past: bool = False
+    """The statement asks for changes(), total_changes() or last_insert_rowid()."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +193,8 @@ class Plan(NamedTuple):
         if self.merge_rowid:
             lines.append("merge: by rowid")
         if self.program is not None:
+            for stage in self.program.shared:
+                lines.extend(f"share {move}" for move in stage)
             lines.extend(map(str, self.program.moves))
         if self.insert is not None and self.insert.id_rows:
             lines.append(f"ids: {self.insert.id_rows} from the sequence of {self.insert.table}")

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from shardlite.errors import NotSupportedError
+from shardlite.router.table import Table
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
-from shardlite.sql.rules.gather import gather
+from shardlite.sql.rules.gather import asks_past, gather
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template, WithFallback
 from shardlite.sql.tokens import tokenize
@@ -26,8 +27,12 @@ class Planner:
     ``prepare`` is the planning connection's. A repeated text costs a look-up and the binding of its parameters.
     """
 
-    def __init__(self, schema: Schema, prepare: Callable[[str], Prepared]) -> None:
+    def __init__(
+        self, schema: Schema, prepare: Callable[[str], Prepared], rows: Callable[[Table], int] | None = None
+    ) -> None:
+        """``rows`` estimates how many rows a table has: it decides costs, never answers."""
         self._schema = schema
+        self._rows = rows
         self._prepare = prepare
         self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._build)
 
@@ -47,13 +52,13 @@ class Planner:
         prepared = self._prepare(sql)
         if prepared.kind is StatementKind.EXPLAIN:
             return self._explain(sql)
-        statement = Statement(prepared, self._schema)
+        statement = Statement(prepared, self._schema, self._rows)
         for rule in FIRST:
             template = rule(statement)
-            if template is not None:
+            if template is not None and not asks_past(statement):
                 return template
         why = ""
-        for rule in RULES:
+        for rule in () if asks_past(statement) else RULES:
             try:
                 template = rule(statement)
             except NotSupportedError as refusal:
@@ -65,6 +70,11 @@ class Planner:
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")
         return template
+
+    def gathered(self, sql: str, parameters: Parameters, layout: LayoutView) -> Plan | None:
+        """Return the plan of a change that gathers in any case; None where there is none."""
+        template = self.template(sql)
+        return template.gathered(parameters, layout) if isinstance(template, WithFallback) else None
 
     def _explain(self, sql: str) -> Template:
         tokens = tokenize(sql).tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -141,7 +141,7 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a gather brings of one table. ``pins`` may leave shards out; ``shards`` is "all" or "home"."""
+    """What a gather brings of one table, from every shard or the home shard; ``pins`` may leave shards out."""
 
     into: str
     create: str
@@ -151,6 +151,8 @@ class Source:
     everywhere: bool
     pins: tuple[Pin, ...] = ()
     indexes: tuple[str, ...] = ()
+    level: int | None = None
+    """The stage at which it goes to the shared database; None: it goes to the coordinator's own."""
 
     def bind(self, text: Text, values: Values, parameters: Parameters, layout: LayoutView) -> Move:
         """Return the move for these parameters."""
@@ -161,6 +163,12 @@ class Source:
             shards = tuple(range(layout.num_shards))
         given = parameters_for(self.sql, text, parameters)
         return Move(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes)
+
+
+def stages_of(bound: Sequence[tuple[int | None, Move]]) -> tuple[tuple[Move, ...], ...]:
+    """Group the moves to the shared database by their stage."""
+    levels = sorted({level for level, _ in bound if level is not None})
+    return tuple(tuple(move for at, move in bound if at == level) for level in levels)
 
 
 def parameters_for(sql: str, text: Text, parameters: Parameters) -> Parameters:
@@ -187,11 +195,12 @@ class Gathered:
     reason: str
     tables: tuple[str, ...]
     written: tuple[str, ...] = ()
+    past: bool = False
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
-        moves = tuple(source.bind(self.text, values, parameters, layout) for source in self.sources)
-        shards = tuple(sorted({shard for move in moves for shard in move.shards}))
+        bound = [(source.level, source.bind(self.text, values, parameters, layout)) for source in self.sources]
+        shards = tuple(sorted({shard for _, move in bound for shard in move.shards}))
         if self.kind is PlanKind.GATHER_WRITE:
             shards = tuple(range(layout.num_shards))
         return Plan(
@@ -203,7 +212,14 @@ class Gathered:
             self.reason,
             self.tables,
             returns_rows=self.returns_rows,
-            program=Program(moves, self.setup, parameters, self.written),
+            program=Program(
+                tuple(move for level, move in bound if level is None),
+                self.setup,
+                parameters,
+                self.written,
+                stages_of(bound),
+                self.past,
+            ),
         )
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
@@ -216,15 +232,23 @@ class WithFallback:
     def __init__(self, first: Template, otherwise: Callable[[str], Gathered | None]) -> None:
         self._first = first
         self._otherwise = otherwise
+        self._gathered: Gathered | None = None
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         try:
             return self._first.bind(parameters, layout)
         except NotSupportedError as refusal:
-            found = self._otherwise(str(refusal))
+            found = self._gathered or self._otherwise(str(refusal))
             if found is None:
                 raise
+            self._gathered = found
             return found.bind(parameters, layout)
+
+    def gathered(self, parameters: Parameters, layout: LayoutView) -> Plan | None:
+        """Return the plan that doesn't depend on whether these parameters fit the first template."""
+        found = self._gathered or self._otherwise("")
+        self._gathered = found
+        return None if found is None else found.bind(parameters, layout)
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
         return self._first.keys(parameters)

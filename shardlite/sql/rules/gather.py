@@ -5,15 +5,18 @@ from __future__ import annotations
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import cores_of
+from shardlite.sql.cores import Core, cores_of
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.filters import filters_of
+from shardlite.sql.functions import PAST
+from shardlite.sql.names_in import cte_names
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.plan import PlanKind
+from shardlite.sql.reduction import SHARED, Needed, Reduction
 from shardlite.sql.rules.common import analysed
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
-from shardlite.sql.stubs import index_ddl, source_columns, stub_ddl
+from shardlite.sql.stubs import index_ddl, index_in, source_columns, stub_ddl
 from shardlite.sql.template import Gathered, Source
 from shardlite.sql.tokens import Text, tokenize
 
@@ -31,8 +34,8 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
     _refuse_virtual(statement)
     if statement.kind in _WRITES or not statement.prepared.readonly:
         return _gather_write(statement, why)
-    filters = _filters(statement)
-    sources = tuple(_source(statement, table, filters.get(fold(table.name))) for table in statement.tables)
+    needed = reduction_of(statement).needed
+    sources = tuple(source_of(statement, needed[fold(table.name)]) for table in statement.tables)
     return Gathered(
         PlanKind.GATHER,
         without_index_hints(statement.text),
@@ -43,7 +46,13 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
         True,
         why or "the rows are brought together",
         statement.table_names,
+        past=asks_past(statement),
     )
+
+
+def asks_past(statement: Statement) -> bool:
+    """Tell whether it, or a trigger of it, asks what earlier statements did."""
+    return bool(statement.prepared.functions & PAST)
 
 
 def _refuse_virtual(statement: Statement) -> None:
@@ -83,6 +92,7 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
         why or "the rows are brought together",
         statement.table_names,
         tuple(table.name for table in written),
+        asks_past(statement),
     )
 
 
@@ -130,20 +140,50 @@ def trigger_target(sql: str) -> str:
     return tokens[at].name or ""
 
 
-def _source(statement: Statement, table: Table, condition: str | None) -> Source:
+def reduction_of(statement: Statement) -> Reduction:
+    """Return the rows that a query needs of each of its tables."""
+    schema, texts = statement.schema, texts_of(statement)
+    behind = {item.name for _, cores in texts[1:] for core in cores for item in core.items}
+    return Reduction(
+        texts,
+        schema.tables,
+        list(statement.tables),
+        statement.rows,
+        schema.functions.names,
+        closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
+        unshared=frozenset(behind) | _in_main(statement.text),
+    )
+
+
+def _in_main(text: Text) -> frozenset[str]:
+    """Return the tables that the text names together with their schema."""
+    tokens = text.tokens
+    return frozenset(
+        tokens[position + 2].name or ""
+        for position in range(len(tokens) - 2)
+        if tokens[position].name in ("main", "temp") and tokens[position + 1].key == "."
+    )
+
+
+def source_of(statement: Statement, needed: Needed, *, shared: bool | None = None) -> Source:
+    """Return how the rows of a table are brought."""
+    table = needed.table
+    shared = needed.shared if shared is None else shared
+    schema = SHARED if shared else "main"
     selected, inserted = source_columns(table, wanted_columns(statement, table))
     sql = f"SELECT {', '.join(selected)} FROM main.{quote(table.name)}"
-    if condition is not None:
-        sql += f" WHERE {condition}"
+    if needed.condition:
+        sql += f" WHERE {needed.condition}"
     return Source(
         table.name,
-        stub_ddl(table),
-        f"INSERT INTO main.{quote(table.name)}({', '.join(inserted)})",
+        stub_ddl(table, schema),
+        f"INSERT INTO {schema}.{quote(table.name)}({', '.join(inserted)})",
         len(selected),
         sql,
         table.kind is TableKind.SHARDED,
         _pins(statement, table),
-        (*index_ddl(table), *map(without_unique, statement.schema.index_texts(table.name))),
+        (*index_ddl(table, schema), *(index_in(text, schema) for text in statement.schema.index_texts(table.name))),
+        needed.level if shared else None,
     )
 
 
@@ -162,11 +202,10 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
     return frozenset(column for column in table.by_name if column in read or column in named)
 
 
-def _filters(statement: Statement) -> dict[str, str]:
-    """Return the conditions under which rows have to come."""
+def texts_of(statement: Statement) -> list[tuple[Text, list[Core]]]:
+    """Return the statement and the views that it uses, with their SELECTs."""
     views = [tokenize(statement.schema.views[name]) for name in statement.views]
-    texts = [(statement.text, statement.cores), *((text, cores_of(text)) for text in views)]
-    return filters_of(texts, statement.schema.tables, statement.schema.functions.names)
+    return [(statement.text, statement.cores), *((text, cores_of(text)) for text in views)]
 
 
 def _filters_beside_changes(statement: Statement) -> dict[str, str]:
@@ -180,7 +219,11 @@ def _filters_beside_changes(statement: Statement) -> dict[str, str]:
     children = {fold(t.name) for t in statement.tables if any(fold(key.parent) in written for key in t.foreign_keys)}
     fired = {token.name for name in statement.triggers for token in tokenize(schema.triggers[name]).tokens}
     tied = written | parents | children | fired
-    found = {name: condition for name, condition in _filters(statement).items() if name not in tied}
+    found = {
+        name: condition
+        for name, condition in filters_of(texts_of(statement), schema.tables, schema.functions.names).items()
+        if name not in tied
+    }
     if statement.kind is StatementKind.INSERT and "REPLACE" not in words and not statement.triggers:
         # SQLite looks at the children of a new row, which has none yet.
         texts = [statement.text, *(tokenize(schema.views[view]) for view in statement.views)]
@@ -215,9 +258,3 @@ def without_index_hints(text: Text) -> str:
         if tokens[position + 1].key == "INDEXED" and tokens[position + 2].key == "BY":
             sql = sql[: tokens[position + 1].start] + sql[tokens[position + 3].end :]
     return sql
-
-
-def without_unique(sql: str) -> str:
-    """Make an ordinary index of a unique one: what it checks was checked on the shards."""
-    tokens = tokenize(sql).tokens
-    return sql[: tokens[1].start] + sql[tokens[1].end :] if tokens[1].key == "UNIQUE" else sql

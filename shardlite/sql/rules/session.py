@@ -5,7 +5,6 @@ from __future__ import annotations
 from shardlite.errors import NotSupportedError, ProgrammingError
 from shardlite.names import is_reserved
 from shardlite.sql.facts import StatementKind
-from shardlite.sql.functions import SESSION_STATE
 from shardlite.sql.plan import PlanKind
 from shardlite.sql.pragmas import FILE_TABLES, PRAGMAS, TRUE_VALUES, Pragma, PragmaPlace, answered
 from shardlite.sql.statement import Statement
@@ -33,12 +32,8 @@ def session(statement: Statement) -> Template | None:
         return _vacuum(statement)
     if statement.kind is StatementKind.EMPTY:
         return Placed(PlanKind.HOME, statement.sql, True, "there is nothing to run")
-    state = sorted(statement.prepared.functions & SESSION_STATE)
-    if state:
-        raise NotSupportedError(
-            f"{state[0]}() tells of one connection's past, and the manager's statements share none: "
-            "use the result's rowcount and lastrowid"
-        )
+    if "load_extension" in statement.prepared.functions:
+        raise NotSupportedError("load_extension() loads into one connection: register functions with the manager")
     return _schema_tables(statement)
 
 
