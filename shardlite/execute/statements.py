@@ -32,6 +32,7 @@ from shardlite.sql.facts import Schema
 from shardlite.sql.order import OrderSpec
 from shardlite.sql.plan import WITHOUT_STEPS, Plan, PlanKind
 from shardlite.sql.planner import Planner
+from shardlite.sql.tokens import tokenize
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
