@@ -218,17 +218,18 @@ def _filters_beside_changes(statement: Statement) -> dict[str, str]:
     parents = {fold(key.parent) for table in statement.written for key in table.foreign_keys}
     children = {fold(t.name) for t in statement.tables if any(fold(key.parent) in written for key in t.foreign_keys)}
     fired = {token.name for name in statement.triggers for token in tokenize(schema.triggers[name]).tokens}
-    tied = written | parents | children | fired
+    # SQLite looks at the children of a new row too, but it has none yet.
+    plain_insert = statement.kind is StatementKind.INSERT and "REPLACE" not in words and not statement.triggers
+    tied = written | parents | fired | (set() if plain_insert else children)
     found = {
         name: condition
         for name, condition in filters_of(texts_of(statement), schema.tables, schema.functions.names).items()
         if name not in tied
     }
-    if statement.kind is StatementKind.INSERT and "REPLACE" not in words and not statement.triggers:
-        # SQLite looks at the children of a new row, which has none yet.
+    if plain_insert:
         texts = [statement.text, *(tokenize(schema.views[view]) for view in statement.views)]
         named = {token.name for text in texts for token in text.tokens}
-        found |= dict.fromkeys(children - written - parents - named, "0")
+        found |= dict.fromkeys(children - tied - named, "0")
     return found
 
 
