@@ -106,6 +106,7 @@ class StatementRunner:
                 indexes=_index_texts(schema),
             ),
             lambda sql: self._db.planning().prepare(sql),
+            lambda sql: self._db.planning().columns(sql),
         )
         self._planner = (state.epoch, made)
         return made
@@ -223,6 +224,10 @@ class StatementRunner:
             head = cursor.fetchmany(SMALL)
         except BaseException as error:
             coordinator.close()
+            if plan.on_overflow is not None and isinstance(error, sqlite3.Error) and "integer overflow" in str(error):
+                otherwise = plan.on_overflow()
+                if otherwise.program is not None:
+                    return self._gather(state, otherwise, otherwise.program, timeout_s)
             if isinstance(error, sqlite3.Error):
                 reraise(error)
             raise

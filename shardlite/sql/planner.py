@@ -12,6 +12,7 @@ from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
 from shardlite.sql.rules.common import refuse_fail
 from shardlite.sql.rules.gather import gather
+from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template
 from shardlite.sql.tokens import tokenize
@@ -24,12 +25,15 @@ LONGEST_CACHED_TEXT = 8192
 class Planner:
     """Plan statements for one schema; a changed schema takes a new planner. Safe for threads.
 
-    ``prepare`` is the planning connection's. A repeated text costs a look-up and the binding of its parameters.
+    ``prepare`` and ``columns`` are the planning connection's. A repeated text costs a look-up and the binding of its parameters.
     """
 
-    def __init__(self, schema: Schema, prepare: Callable[[str], Prepared]) -> None:
+    def __init__(
+        self, schema: Schema, prepare: Callable[[str], Prepared], columns: Callable[[str], tuple[str, ...]]
+    ) -> None:
         self._schema = schema
         self._prepare = prepare
+        self._columns = columns
         self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._build)
 
     def plan(self, sql: str, parameters: Parameters, layout: LayoutView) -> Plan:
@@ -48,7 +52,7 @@ class Planner:
         prepared = self._prepare(sql)
         if prepared.kind is StatementKind.EXPLAIN:
             return self._explain(sql)
-        statement = Statement(prepared, self._schema)
+        statement = Statement(prepared, self._schema, self._columns)
         if prepared.writes:
             refuse_fail(statement)
         for rule in FIRST:
@@ -64,7 +68,7 @@ class Planner:
                 break
             if template is not None:
                 return template
-        template = gather(statement, why)
+        template = push_down(statement) or gather(statement, why)
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")
         return template

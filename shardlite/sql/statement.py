@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 
 
 class Statement:
-    """A prepared statement against a schema."""
+    """A prepared statement against a schema. ``columns`` tells the names of a query's result columns."""
 
-    def __init__(self, prepared: Prepared, schema: Schema) -> None:
+    def __init__(self, prepared: Prepared, schema: Schema, columns: Callable[[str], tuple[str, ...]]) -> None:
         self.prepared = prepared
         self.schema = schema
+        self.columns = columns
         self.text: Text = tokenize(prepared.sql)
 
     @property
