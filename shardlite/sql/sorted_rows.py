@@ -131,9 +131,9 @@ class SortedRows:
             if stated and stated not in ("BINARY", "NOCASE", "RTRIM"):
                 raise Unsure(f"the collation {stated}")
             return f"{part_column(index)} COLLATE {stated or self._collation(index)} {direction}".rstrip()
-        return f"{self._hidden_term(span)} {direction}".rstrip()
+        return f"{self._hidden_term(inner, stated)} {direction}".rstrip()
 
-    def _hidden_term(self, span: Span) -> str:
+    def _hidden_term(self, span: Span, stated: str) -> str:
         """Return an ORDER BY expression's column: a result column's where it is the same, else a hidden one."""
         replaced: dict[int, tuple[int, str]] = {}
         units = self._sources.units(span)
@@ -142,7 +142,11 @@ class SortedRows:
                 if unit.name not in self._aliases:
                     raise Unsure(unit.name)
                 replaced[unit.start] = (unit.end, f"({render(self._text, self._aliases[unit.name].span)})")
-        if replaced:
+        if stated:
+            collation = stated
+            if stated not in ("BINARY", "NOCASE", "RTRIM"):
+                raise Unsure(f"the collation {stated}")
+        elif replaced:
             if any(unit.key[0] == "collation" for unit in units):
                 raise Unsure("COLLATE around an alias")
             for unit in units:  # its collation may be handed on
@@ -151,7 +155,7 @@ class SortedRows:
             collation = "BINARY"
         else:
             collation = self._sources.collation(span)
-        if all(unit.found is None and not unit.name for unit in units):
+        if all(unit.found is None and not unit.name and unit.key[0] != "function" for unit in units):
             raise Unsure("a constant in ORDER BY")
         if not replaced:
             key = self._sources.key(span)

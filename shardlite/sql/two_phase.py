@@ -172,6 +172,9 @@ class TwoPhase:
         if before in ("(", ",") and after in (")", ","):
             return True
         inner = stripped(self._tokens, span)
+        if units[start].key == ("word", "CASE"):
+            inside = [unit.key for unit in units[start:end]]
+            return inside[-1] == ("word", "END") and inside.count(("word", "CASE")) == 1
         opening = self._tokens[inner.start + 1].key if inner.end - inner.start > 2 else ""
         is_call = opening == "(" and closing(self._tokens, inner.start + 1) == inner.end - 1
         return is_call and units[start].key[0] == "function"
