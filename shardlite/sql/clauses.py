@@ -367,7 +367,9 @@ class Sources:
         if stated:
             collation = stated.pop()
         else:
-            inner = [unit for unit in units if unit.key not in (("operator", "+"), ("operator", "("), ("operator", ")"))]
+            inner = [
+                unit for unit in units if unit.key not in (("operator", "+"), ("operator", "("), ("operator", ")"))
+            ]
             if len(inner) == 1 and inner[0].found is not None:
                 collation = inner[0].found.collation
             elif any(unit.key in _PASSING for unit in units) and not all(map(_binary, units)):

@@ -25,7 +25,8 @@ LONGEST_CACHED_TEXT = 8192
 class Planner:
     """Plan statements for one schema; a changed schema takes a new planner. Safe for threads.
 
-    ``prepare`` and ``columns`` are the planning connection's. A repeated text costs a look-up and the binding of its parameters.
+    ``prepare`` and ``columns`` are the planning connection's. A repeated text costs a look-up and the binding of its
+    parameters.
     """
 
     def __init__(

@@ -196,4 +196,3 @@ class SortedRows:
             f"CASE WHEN ({limit}) < 0 OR ({limit}) > {_LARGE} OR ({offset}) > {_LARGE} THEN -1 "
             f"ELSE ({limit}) + max(({offset}), 0) END"
         )
-

@@ -12,7 +12,19 @@ from collections.abc import Sequence
 
 from shardlite.names import quote
 from shardlite.router.keys import Affinity
-from shardlite.sql.clauses import PART, Found, Output, Select, Sources, Texts, Unit, Unsure, part_column, render, stripped
+from shardlite.sql.clauses import (
+    PART,
+    Found,
+    Output,
+    Select,
+    Sources,
+    Texts,
+    Unit,
+    Unsure,
+    part_column,
+    render,
+    stripped,
+)
 from shardlite.sql.cores import Span
 from shardlite.sql.functions import SCALAR
 from shardlite.sql.tokens import TokenKind, closing
@@ -187,7 +199,10 @@ class TwoPhase:
             unit = units[position]
             size, column = self._group_at(units, position)
             if size:
-                replaced[unit.start] = (units[position + size - 1].end, self._placed(units[position : position + size], column))
+                replaced[unit.start] = (
+                    units[position + size - 1].end,
+                    self._placed(units[position : position + size], column),
+                )
                 position += size
                 continue
             end = 0
@@ -235,7 +250,7 @@ class TwoPhase:
         return unit.key[1] in COMBINED
 
     def _aggregate(self, unit: Unit, span: Span) -> tuple[int, str]:
-        """Return the position after an aggregate call (its FILTER included) and the SQL that puts its parts together."""
+        """Return the position after a call (its FILTER included) and the SQL that puts its parts together."""
         self._called = True
         tokens, function = self._tokens, str(unit.key[1])
         close = closing(tokens, unit.end)
@@ -320,7 +335,9 @@ class TwoPhase:
                 if not 1 <= int(token.text) <= len(self._select.outputs):
                     raise Unsure("a number in ORDER BY")
                 return f"{token.text}{collation} {direction}".rstrip()
-            numbers = [i for i, output in enumerate(self._select.outputs, 1) if output.alias and output.alias == token.name]
+            numbers = [
+                i for i, output in enumerate(self._select.outputs, 1) if output.alias and output.alias == token.name
+            ]
             if numbers:
                 return f"{numbers[0]}{collation} {direction}".rstrip()
         return f"{self._value(span)} {direction}".rstrip()
@@ -329,4 +346,3 @@ class TwoPhase:
 def _is_any(found: Found) -> bool:
     """Tell whether a column takes values of any type as they are."""
     return found.affinity is Affinity.BLOB
-

@@ -17,7 +17,9 @@ _SHADES = ("red", "Red", "blue", "blue ", None)
 _VALUES = (None, 1, 2.5, "a", "1", b"x", -3, 1e12, "b ")
 
 
-def _rows(count: int, seed: int, names: Sequence[Any] = _NAMES, groups: Sequence[Any] = _GROUPS) -> list[tuple[Any, ...]]:
+def _rows(
+    count: int, seed: int, names: Sequence[Any] = _NAMES, groups: Sequence[Any] = _GROUPS
+) -> list[tuple[Any, ...]]:
     rng = random.Random(seed)
     return [
         (
@@ -146,12 +148,12 @@ class Generator:
             f"count(*){kept}", f"count({column}){kept}", f"sum({numeric}){kept}", f"total({numeric}){kept}",
             f"avg({numeric}){kept}", f"min({plain}){kept}", f"max({plain}){kept}",
             f"count(DISTINCT {self.pick('n', 's', 'p.g', 'v', 'p.k')})", f"sum(DISTINCT {self.pick('n', 'x', 'id')})",
-            f"avg(DISTINCT {self.pick('n', 'id')})", f"max(s COLLATE BINARY)",
+            f"avg(DISTINCT {self.pick('n', 'id')})", "max(s COLLATE BINARY)",
         )  # fmt: skip
         group = self.rng.choice(groups) if groups else "1"
         return self.pick(
             simple, simple, simple, simple, f"{simple} + 1", f"sum(n) / count(*) + {self.constant()}",
-            f"round(avg(x), 2)", f"CASE WHEN count(*) > 2 THEN {simple} ELSE {group} END", f"-{simple}",
+            "round(avg(x), 2)", f"CASE WHEN count(*) > 2 THEN {simple} ELSE {group} END", f"-{simple}",
             f"coalesce({simple}, 'none')", f"{group} = {self.constant()} AND {simple} > 2",
         )  # fmt: skip
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cluster import SHARD_COUNTS, Cluster, Definition, Planning, plain
 from queries import LOOKALIKES, PARTS, Query, random_query
+from shop import SHOP
 
 from shardlite.driver import sqlite3
+from shardlite.router.layout import Layout
 from shardlite.sql.plan import PlanKind
 
+PLANS = json.loads((Path(__file__).parent / "cases" / "push_down.json").read_text(encoding="utf-8"))
 QUICK = 600
 LONG = int(os.environ.get("SHARDLITE_EXAMPLES", "20000"))
 Sides = tuple[sqlite3.Connection, list[Cluster]]
@@ -88,6 +93,32 @@ def check_blurred(lookalikes: Sides, query: Query) -> None:
     for cluster in clusters:
         plan, rows, _ = cluster.run(query.sql, query.parameters)
         assert blurred(rows) == expected, f"{query.sql}\n{query.parameters}\n{plan}"
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Planning]:
+    planning = Planning(SHOP)
+    yield planning
+    planning.close()
+
+
+@pytest.mark.parametrize("case", PLANS, ids=lambda case: case["sql"][:70])
+def test_plan(shop: Planning, case: dict[str, Any]) -> None:
+    plan = shop.planner.plan(case["sql"], case.get("parameters", ()), Layout.create(num_shards=4))
+    assert str(plan).splitlines() == case["plan"]
+
+
+@pytest.mark.parametrize("num_shards", SHARD_COUNTS)
+def test_plans_answer_as_one_file(shop: Planning, num_shards: int) -> None:
+    whole, cluster = plain(SHOP, rows=True), Cluster(shop, num_shards)
+    for case in PLANS:
+        sql, parameters = case["sql"], case.get("parameters", ())
+        if "random()" not in sql:
+            _, rows, _ = cluster.run(sql, parameters)
+            expected = whole.execute(sql, parameters).fetchall()
+            assert sorted(map(repr, rows)) == sorted(map(repr, expected)), sql
+    whole.close()
+    cluster.close()
 
 
 def test_random_queries(sides: Sides) -> None:

@@ -66,9 +66,7 @@ def _push_down(statement: Statement) -> PushedDown | FannedOut | None:
     return _split(statement, scopes, TwoPhase(select, sources, names).write(), names, reason)
 
 
-def _split(
-    statement: Statement, scopes: Scopes, texts: Texts, names: Sequence[str], reason: str
-) -> PushedDown | None:
+def _split(statement: Statement, scopes: Scopes, texts: Texts, names: Sequence[str], reason: str) -> PushedDown | None:
     """Return the plan of a split query if SQLite takes both of its texts."""
     listed = ", ".join(map(part_column, range(texts.width)))
     stub = f"WITH {PART}({listed}) AS (SELECT {', '.join(['NULL'] * texts.width)}) "
@@ -86,9 +84,7 @@ def _split(
         True,
         _pins(scopes),
     )
-    return PushedDown(
-        texts.final + texts.final_limit, statement.text, part, reason, statement.table_names, otherwise
-    )
+    return PushedDown(texts.final + texts.final_limit, statement.text, part, reason, statement.table_names, otherwise)
 
 
 def _without_limit(statement: Statement, select: Select) -> str:
@@ -161,4 +157,3 @@ def _meant(select: Select, sources: Sources, span: Span) -> Span:
     if named and sources.find((token.name or "",)) is None:
         return named[0].span
     return span
-
