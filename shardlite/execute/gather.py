@@ -41,6 +41,10 @@ def gather(
         head = coordinator.first(cursor, SMALL)
     except BaseException as error:
         coordinator.close()
+        if plan.on_overflow is not None and isinstance(error, sqlite3.Error) and "integer overflow" in str(error):
+            otherwise = plan.on_overflow()
+            if otherwise.program is not None:
+                return gather(database, state, otherwise, otherwise.program, past, timeout_s)
         if isinstance(error, sqlite3.Error):
             reraise(error)
         raise

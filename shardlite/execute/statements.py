@@ -105,6 +105,7 @@ class StatementRunner:
                 indexes=indexes,
             ),
             lambda sql: self._db.planning().prepare(sql),
+            lambda sql: self._db.planning().columns(sql),
             self._sizes.rows,
         )
         self._planner = (state, made)

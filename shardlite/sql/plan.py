@@ -150,6 +150,8 @@ class Plan(NamedTuple):
     """Puts generated ids in their places; call ``with_ids`` instead."""
     program: Program | None = None
     """PUSH_DOWN, GATHER, GATHER_WRITE: what comes before ``sql``, which then runs on the coordinator."""
+    on_overflow: Callable[[], Plan] | None = None
+    """PUSH_DOWN: the plan to run where adding the shards' integers fails; whether it fails is a matter of order."""
 
     @property
     def id_rows(self) -> int:

@@ -12,6 +12,7 @@ from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
 from shardlite.sql.rules.gather import asks_past, gather
+from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template, WithFallback
 from shardlite.sql.tokens import tokenize
@@ -24,16 +25,22 @@ LONGEST_CACHED_TEXT = 8192
 class Planner:
     """Plan statements for one schema; a changed schema takes a new planner. Safe for threads.
 
-    ``prepare`` is the planning connection's. A repeated text costs a look-up and the binding of its parameters.
+    ``prepare`` and ``columns`` are the planning connection's. A repeated text costs a look-up and the binding of its
+    parameters.
     """
 
     def __init__(
-        self, schema: Schema, prepare: Callable[[str], Prepared], rows: Callable[[Table], int] | None = None
+        self,
+        schema: Schema,
+        prepare: Callable[[str], Prepared],
+        columns: Callable[[str], tuple[str, ...]],
+        rows: Callable[[Table], int] | None = None,
     ) -> None:
         """``rows`` estimates how many rows a table has: it decides costs, never answers."""
         self._schema = schema
         self._rows = rows
         self._prepare = prepare
+        self._columns = columns
         self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._build)
 
     def plan(self, sql: str, parameters: Parameters, layout: LayoutView) -> Plan:
@@ -52,7 +59,7 @@ class Planner:
         prepared = self._prepare(sql)
         if prepared.kind is StatementKind.EXPLAIN:
             return self._explain(sql)
-        statement = Statement(prepared, self._schema, self._rows)
+        statement = Statement(prepared, self._schema, self._columns, self._rows)
         for rule in FIRST:
             template = rule(statement)
             if template is not None and not asks_past(statement):
@@ -66,7 +73,7 @@ class Planner:
                 break
             if template is not None:
                 return template if prepared.readonly else WithFallback(template, partial(gather, statement))
-        template = gather(statement, why)
+        template = (None if asks_past(statement) else push_down(statement)) or gather(statement, why)
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")
         return template

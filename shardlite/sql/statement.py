@@ -21,11 +21,18 @@ UNKNOWN_ROWS = 1_000
 
 
 class Statement:
-    """A prepared statement against a schema."""
+    """A prepared statement against a schema. ``columns`` tells the names of a query's result columns."""
 
-    def __init__(self, prepared: Prepared, schema: Schema, rows: Callable[[Table], int] | None = None) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        schema: Schema,
+        columns: Callable[[str], tuple[str, ...]],
+        rows: Callable[[Table], int] | None = None,
+    ) -> None:
         self.prepared = prepared
         self.schema = schema
+        self.columns = columns
         self.rows: Callable[[Table], int] = rows or (lambda table: UNKNOWN_ROWS)
         """About how many rows a table has, over all shards."""
         self.text: Text = tokenize(prepared.sql)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from shardlite.errors import NotSupportedError
@@ -104,7 +105,7 @@ class Pinned:
     tables: tuple[str, ...]
     text: Text
     pins: tuple[Pin, ...]
-    otherwise: FannedOut | Gathered | str
+    otherwise: FannedOut | PushedDown | Gathered | str
     point: Point | None = None
     """The one constant that the key is compared with, where there are no more."""
 
@@ -116,7 +117,7 @@ class Pinned:
         if bound.keys > 1:
             if isinstance(self.otherwise, str):
                 raise NotSupportedError(self.otherwise)
-            if isinstance(self.otherwise, Gathered):
+            if isinstance(self.otherwise, (PushedDown, Gathered)):
                 return self.otherwise.bind(parameters, layout)
             return self.otherwise.over(bound.shards, parameters)
         return self._plan(bound.shards, parameters)
@@ -173,12 +174,19 @@ def stages_of(bound: Sequence[tuple[int | None, Move]]) -> tuple[tuple[Move, ...
 
 def parameters_for(sql: str, text: Text, parameters: Parameters) -> Parameters:
     """Return the parameters for a piece of a text, in which ``?`` stands with its number."""
-    if isinstance(parameters, Mapping):
+    if isinstance(parameters, Mapping) or not parameters:
         return parameters
+    count, names = _parameters_of(sql)
     if text.names:
-        piece = tokenize(sql)
-        return {name: parameters[index - 1] for name, index in text.names if name in dict(piece.names)}
-    return tuple(parameters[: tokenize(sql).parameter_count])
+        return {name: parameters[index - 1] for name, index in text.names if name in names}
+    return tuple(parameters[:count])
+
+
+@lru_cache(maxsize=1024)
+def _parameters_of(sql: str) -> tuple[int, frozenset[str]]:
+    """Return the largest number of a parameter of a text, and the names of its parameters."""
+    piece = tokenize(sql)
+    return piece.parameter_count, frozenset(name for name, _ in piece.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,3 +260,40 @@ class WithFallback:
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
         return self._first.keys(parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class PushedDown:
+    """A query that each shard answers for its own rows (``part``) and the coordinator puts together by ``sql``.
+
+    ``otherwise`` is the plan for the rare rows whose parts can't be put together: an integer sum beyond 64 bits.
+    """
+
+    sql: str
+    text: Text
+    part: Source
+    reason: str
+    tables: tuple[str, ...]
+    otherwise: Gathered
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        values = Values(self.text, parameters)
+        move = self.part.bind(self.text, values, parameters, layout)
+        if len(move.shards) == 1:
+            whole = FannedOut(self.text.sql, False, "all its rows are on one shard", self.tables, self.text)
+            return whole.over(move.shards, parameters)
+        return Plan(
+            PlanKind.PUSH_DOWN,
+            self.sql,
+            parameters,
+            move.shards,
+            True,
+            self.reason,
+            self.tables,
+            returns_rows=True,
+            program=Program((move,), (), parameters_for(self.sql, self.text, parameters)),
+            on_overflow=lambda: self.otherwise.bind(parameters, layout),
+        )
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        return None

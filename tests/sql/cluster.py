@@ -14,7 +14,7 @@ from shardlite.router.introspect import describe, table_names
 from shardlite.router.layout import Layout
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.facts import Schema
-from shardlite.sql.plan import Plan, PlanKind
+from shardlite.sql.plan import Plan, PlanKind, Program
 from shardlite.sql.planner import Planner
 
 SHARD_COUNTS = (1, 3, 4, 8)
@@ -73,7 +73,7 @@ class Planning:
             {fold(item.name): item.sql for item in objects if item.type == "view"},
             {fold(item.name): item.sql for item in objects if item.type == "trigger"},
         )
-        self.planner = Planner(self.schema, self.connection.prepare)
+        self.planner = Planner(self.schema, self.connection.prepare, self.connection.columns)
 
     def close(self) -> None:
         self.connection.close()
@@ -84,6 +84,8 @@ class Cluster:
 
     def __init__(self, planning: Planning, num_shards: int) -> None:
         self.planning = planning
+        self.rows_moved = 0
+        self.columns: list[str] = []
         self.layout = Layout.create(num_shards=num_shards)
         self.shards = [plain(planning.definition) for _ in range(num_shards)]
         whole = plain(planning.definition, rows=True)
@@ -124,6 +126,15 @@ class Cluster:
     def run(self, sql: str, parameters: Any = ()) -> tuple[Plan, list[tuple[Any, ...]], int]:
         """Return the plan, the rows and the row count."""
         plan = self.plan(sql, parameters)
+        if plan.program is not None and plan.readonly:
+            try:
+                return plan, self._run_program(plan.program, plan.sql), -1
+            except sqlite3.OperationalError as error:
+                if plan.on_overflow is None or "integer overflow" not in str(error):
+                    raise
+                plan = plan.on_overflow()
+                assert plan.program is not None
+                return plan, self._run_program(plan.program, plan.sql), -1
         if plan.id_rows:
             plan = plan.with_ids(self._next_ids(plan))
         for identity in plan.explicit_ids if plan.insert is not None and plan.insert.probe else ():
@@ -140,6 +151,26 @@ class Cluster:
         if plan.merge_rowid:
             return plan, [row[1:] for row in heapq.merge(*parts, key=lambda row: row[0])], count
         return plan, [row for part in parts for row in part], count
+
+    def _run_program(self, program: Program, sql: str) -> list[tuple[Any, ...]]:
+        """Bring the rows together and run the final text; ``rows_moved`` counts them."""
+        coordinator = sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            self.rows_moved = 0
+            for move in program.moves:
+                coordinator.execute(move.create)
+                marks = ", ".join("?" * move.width)
+                for shard in move.shards:
+                    rows = self.shards[shard].execute(move.sql, move.parameters).fetchall()
+                    self.rows_moved += len(rows)
+                    coordinator.executemany(f"{move.insert} VALUES ({marks})", rows)
+            for text in program.setup:
+                coordinator.execute(text)
+            cursor = coordinator.execute(sql, program.parameters)
+            self.columns = [column[0] for column in cursor.description]
+            return cursor.fetchall()
+        finally:
+            coordinator.close()
 
     def _next_ids(self, plan: Plan) -> list[int]:
         """Give the ids that one plain file would give."""

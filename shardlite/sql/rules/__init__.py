@@ -22,4 +22,4 @@ FIRST: tuple[Rule, ...] = (session, schema_change, home)
 """Rules whose refusals stand."""
 
 RULES: tuple[Rule, ...] = (keeps_failed, reference_write, insert, one_shard, fan_out)
-"""Rules after which a statement that they refuse is gathered; their words say why."""
+"""Rules after which a query that they refuse is pushed down, else gathered; their words say why."""

@@ -24,7 +24,7 @@ class _No(Exception):
 
 
 def fan_out(statement: Statement) -> Template | None:
-    """Fan a plain SELECT out, or refuse it by name."""
+    """Fan a plain SELECT out, push another down, or refuse it by name."""
     found = describe_fan_out(statement)
     if isinstance(found, str):
         raise NotSupportedError(found)
@@ -38,6 +38,15 @@ def describe_fan_out(statement: Statement) -> FannedOut | str:
     except _No as refusal:
         table = statement.of_kind(TableKind.SHARDED)[0]
         return f"{refusal.args[0]} over several shards of {table.name}: {refusal.args[1] or pin_advice(table)}"
+
+
+def joins_locally(scopes: Scopes) -> bool:
+    """Tell whether each row of the (outermost) FROM needs rows of one shard only, and appears on one shard only."""
+    try:
+        _check_joins(scopes)
+    except _No:
+        return False
+    return True
 
 
 def _fan_out(statement: Statement) -> FannedOut:

@@ -21,8 +21,9 @@ from shardlite.sql.rules.common import (
 )
 from shardlite.sql.rules.fan_out import describe_fan_out
 from shardlite.sql.rules.gather import gather
+from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
-from shardlite.sql.template import FannedOut, Gathered, Pinned, Template
+from shardlite.sql.template import FannedOut, Gathered, Pinned, PushedDown, Template
 
 _SEVERAL = "this {kind} pins several keys of {table}: run it once per key, or use manager.update() or delete()"
 
@@ -45,11 +46,11 @@ def one_shard(statement: Statement) -> Template | None:
             )
         return None
     tables = ", ".join(sorted({pin.table for pin in pins}))
-    otherwise: FannedOut | Gathered | str = _SEVERAL.format(kind=statement.kind, table=pins[0].table)
+    otherwise: FannedOut | PushedDown | Gathered | str = _SEVERAL.format(kind=statement.kind, table=pins[0].table)
     if not writes:
         otherwise = describe_fan_out(statement)
         if isinstance(otherwise, str):
-            otherwise = gather(statement, otherwise) or otherwise
+            otherwise = push_down(statement) or gather(statement, otherwise) or otherwise
     return Pinned(
         statement.sql,
         statement.prepared.readonly,
