@@ -61,9 +61,7 @@ class Pair:
             rows, found = sorted(rows, key=repr), sorted(found, key=repr)
         assert [[(type(v), v) for v in row] for row in found] == [[(type(v), v) for v in row] for row in rows], sql
         count = cursor.rowcount
-        if (
-            cursor.description and count >= 0
-        ):  # of a RETURNING, where pysqlite3 gives the number of an earlier statement
+        if cursor.description and count >= 0:  # of a RETURNING, where pysqlite3 gives an earlier statement's number
             count = self.plain.execute("SELECT changes()").fetchone()[0]
         assert result.rowcount == count, sql
         if (
