@@ -12,8 +12,9 @@ from collections import Counter
 from random import Random
 
 import pytest
+from diff_from import Skip
 from diff_fuzz import Fuzz
-from diff_select import Selects, Skip
+from diff_select import Selects
 from diff_world import World
 
 from shardlite.driver import sqlite3
