@@ -253,7 +253,8 @@ class Sources:
         tables = [t for t in self.tables if t.rows <= 12] if small else self.tables
         found = r.choice(tables or self.tables)
         alias = self._alias()
-        main = "main." if r.random() < 0.03 else ""
+        # SQLite can't attach a file whose views say main., so these don't.
+        main = "main." if r.random() < 0.03 and self.values.allowed else ""
         return f"{main}{found.table}{r.choice((' ', ' AS '))}{alias}", found.aliased(alias)
 
     def _subquery(self) -> tuple[str, Source]:

@@ -21,7 +21,7 @@ from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError
 
 SHARD_COUNTS = (3, 1, 8, 4)
-SHORT_S = float(os.environ.get("SHARDLITE_METAMORPHIC_SECONDS", "6"))
+SHORT_S = float(os.environ.get("SHARDLITE_METAMORPHIC_SECONDS", "4"))
 
 
 class Refused(Exception):
