@@ -78,16 +78,21 @@ def gather_write(
             images = _prepare(database, state, coordinator, scope, program)
             if program.past:
                 past.relive(coordinator.connection)
-            before = coordinator.connection.total_changes
-            try:
-                results.extend(_run(plan, coordinator, past) for plan in plans)
-            except sqlite3.Error as error:
-                failure = error
-                if len(plans) > 1:
-                    raise
-            total = coordinator.connection.total_changes - before
+            total = 0
+            for plan in plans:
+                unmoved = _last_rowid_before(program, coordinator, past)
+                before = coordinator.connection.total_changes
+                try:
+                    results.append(_run(plan, coordinator, unmoved))
+                except sqlite3.Error as error:
+                    failure = error
+                    if len(plans) > 1:
+                        raise
+                total += coordinator.connection.total_changes - before
             if failure is not None:
                 past.note(0, total, None)
+            # The driver counts no rows where the text begins with WITH.
+            (changes,) = coordinator.run("SELECT changes()").fetchone()
             changed = _write_back(database, state, coordinator, scope, images)
             if failure is not None and not changed:
                 raise failure
@@ -97,7 +102,7 @@ def gather_write(
         raise failure
     last = results[-1]
     rowcount = sum(result.rowcount for result in results)
-    past.note(last.rowcount, total, last.lastrowid)
+    past.note(changes, total, last.lastrowid)
     if len(results) == 1:
         return last
     return Result(last.columns, rowcount=rowcount, lastrowid=last.lastrowid, rows_moved=coordinator.rows_moved)
@@ -132,13 +137,17 @@ def _prepare(
     return images
 
 
-def _run(plan: Plan, coordinator: Coordinator, past: Past) -> Result:
+def _last_rowid_before(program: Program, coordinator: Coordinator, past: Past) -> int:
+    """Return what last_insert_rowid() goes on giving unless the statement inserts a row into a table with rowids."""
+    if program.past:
+        return past.last_rowid
+    coordinator.run("CREATE TABLE IF NOT EXISTS temp._shardlite_none(x)")
+    coordinator.run("INSERT OR REPLACE INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
+    return _NO_ROWID
+
+
+def _run(plan: Plan, coordinator: Coordinator, unmoved: int) -> Result:
     assert plan.program is not None
-    # A connection's last rowid is of some earlier statement unless this one inserts a row into a table with rowids.
-    unmoved = past.last_rowid if plan.program.past else _NO_ROWID
-    if not plan.program.past:
-        coordinator.run("CREATE TABLE IF NOT EXISTS temp._shardlite_none(x)")
-        coordinator.run("INSERT OR REPLACE INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
     cursor = coordinator.run(plan.sql, plan.program.parameters)
     columns = [column[0] for column in cursor.description or ()]
     rows = cursor.fetchall() if cursor.description is not None else []

@@ -11,9 +11,10 @@ from typing import Any
 
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
-from shardlite.errors import IntegrityError, OperationalError, ProgrammingError, RoutingError
+from shardlite.errors import IntegrityError, InternalError, OperationalError, ProgrammingError, RoutingError
 from shardlite.execute.database import Database
 from shardlite.execute.explained import explain
+from shardlite.execute.fan_out_write import AskOneFileError, fan_out_write
 from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
@@ -131,9 +132,15 @@ class StatementRunner:
             self._require_key(state, plan, key, parameters, sql)
             if plan.readonly:
                 return self._read(state, plan, timeout_s)
-            if plan.program is not None:
+            if plan.kind is PlanKind.GATHER_WRITE:
                 return gather_write(self._db, state, [plan], self._past, timeout_s)
-            return self._write(state, plan, timeout_s)
+            try:
+                return self._write(state, plan, timeout_s)
+            except AskOneFileError as error:
+                gathered = self._planner_of(state).gathered(sql, parameters, state.layout)
+                if gathered is None:
+                    raise InternalError(f"a {plan.kind} that can't be gathered: {sql}") from error
+                return gather_write(self._db, state, [gathered], self._past, timeout_s)
 
         return self._db.with_current(attempt)
 
@@ -180,12 +187,15 @@ class StatementRunner:
                 plan = self._plan(state, sql, parameters)
                 if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
-                if plan.program is not None:
+                if plan.kind is PlanKind.GATHER_WRITE:
                     return self._gather_many(state, sql, sets)
                 if plan.insert is not None and plan.id_rows:
                     drawing[:] = [state.table(plan.insert.table)]
                 plans.append(self._with_ids(state, plan))
-            done = self._run_writes(state, plans, None)
+            try:
+                done = self._run_writes(state, plans, None)
+            except AskOneFileError:
+                return self._gather_many(state, sql, sets)
             return Result(done.columns, rowcount=done.rowcount)
 
         for _ in range(_ATTEMPTS):
@@ -203,7 +213,7 @@ class StatementRunner:
         plans = []
         for parameters in sets:
             plan = self._plan(state, sql, parameters)
-            gathered = plan if plan.program is not None else planner.gathered(sql, parameters, state.layout)
+            gathered = plan if plan.kind is PlanKind.GATHER_WRITE else planner.gathered(sql, parameters, state.layout)
             assert gathered is not None
             plans.append(gathered)
         done = gather_write(self._db, state, plans, self._past, None)
@@ -311,6 +321,8 @@ class StatementRunner:
         return Result(results[0].columns, rowcount=sum(result.rowcount for result in results))
 
     def _run_steps(self, state: State, scope: WriteScope, plan: Plan) -> Result:
+        if plan.kind is PlanKind.FAN_OUT_WRITE:
+            return fan_out_write(scope, plan)
         # A connection's last rowid is of some earlier statement unless this one inserts into a table with rowids.
         inserting = plan.insert is not None or any(inserts(step.sql) for step in plan.steps)
         inserting = inserting and not any(has_conflict_clause(step.sql) for step in plan.steps)
