@@ -108,6 +108,20 @@ GATHERED: list[tuple[str, Any]] = [
 ]
 """They look at more than a row and what is beside it."""
 
+RESTRICTED: list[tuple[str, Any, int]] = [
+    ("UPDATE h SET v = (SELECT max(v) FROM h AS o WHERE o.v < 5) WHERE v > 30", (), 10),
+    ("UPDATE h SET v = (SELECT rate FROM r WHERE n = 2) WHERE v > 30 AND v <> (SELECT min(v) FROM w)", (), 40),
+    ("UPDATE h SET k = 'moved' WHERE v IN (3, 4, 5)", (), 3),
+    ("UPDATE OR IGNORE h SET v = 'x' WHERE v BETWEEN ? AND 7", (5,), 3),
+    ("DELETE FROM h WHERE v > 33 AND k IN (SELECT v FROM w)", (), 40),
+    ("DELETE FROM h WHERE v > 33 AND random() IS NOT NULL RETURNING v", (), 2),
+    ("DELETE FROM main.h AS x WHERE x.v > 33 AND (x.k IS NULL OR EXISTS (SELECT 1 FROM one))", (), 4),
+    ("UPDATE w SET v = (SELECT max(v) FROM h) WHERE m = 7", (), 37),
+    ("UPDATE h SET v = o.c FROM p AS o WHERE o.d = h.v AND h.v > 30 AND o.c < 3", (), 8),
+    ("UPDATE q SET w = (SELECT count(*) FROM h) WHERE v > 80", (), 200),
+]
+"""Of what they change, as of what they read, only those rows come that they can find."""
+
 FAILING: list[tuple[str, Any]] = [
     ("UPDATE p SET c = c + 980", ()),
     ("UPDATE p SET d = NULL WHERE c > 7", ()),
@@ -153,6 +167,12 @@ def test_on_the_shards(template: Template, sql: str, parameters: Any, num_shards
 @pytest.mark.parametrize(("sql", "parameters"), GATHERED, ids=lambda value: str(value)[:60])
 def test_gathered(template: Template, sql: str, parameters: Any, num_shards: int) -> None:
     agree(template, sql, parameters, num_shards, PlanKind.GATHER_WRITE)
+
+
+@pytest.mark.parametrize("num_shards", SHARD_COUNTS)
+@pytest.mark.parametrize(("sql", "parameters", "bound"), RESTRICTED, ids=lambda value: str(value)[:60])
+def test_restricted(template: Template, sql: str, parameters: Any, bound: int, num_shards: int) -> None:
+    assert agree(template, sql, parameters, num_shards, PlanKind.GATHER_WRITE) <= bound
 
 
 @pytest.mark.parametrize("num_shards", SHARD_COUNTS)
