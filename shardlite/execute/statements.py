@@ -18,6 +18,7 @@ from shardlite.execute.fan_out_write import AskOneFileError, fan_out_write
 from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
+from shardlite.execute.insert_query import insert_query
 from shardlite.execute.merge import merge_rows
 from shardlite.execute.past import Past
 from shardlite.execute.planning import has_conflict_clause, inserts
@@ -135,6 +136,8 @@ class StatementRunner:
             if plan.kind is PlanKind.GATHER_WRITE:
                 return gather_write(self._db, state, [plan], self._past, timeout_s)
             try:
+                if plan.kind is PlanKind.INSERT_QUERY:
+                    return insert_query(self._db, state, plan, self._past, timeout_s)
                 return self._write(state, plan, timeout_s)
             except AskOneFileError as error:
                 gathered = self._planner_of(state).gathered(sql, parameters, state.layout)
@@ -187,7 +190,7 @@ class StatementRunner:
                 plan = self._plan(state, sql, parameters)
                 if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
-                if plan.kind is PlanKind.GATHER_WRITE:
+                if plan.kind in (PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY):
                     return self._gather_many(state, sql, sets)
                 if plan.insert is not None and plan.id_rows:
                     drawing[:] = [state.table(plan.insert.table)]

@@ -24,6 +24,7 @@ from shardlite.sql.rules.common import (
     refuse_views,
     unlocal_uniqueness,
 )
+from shardlite.sql.rules.insert_query import insert_query
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template
 from shardlite.sql.tokens import Text
@@ -38,6 +39,16 @@ def insert(statement: Statement) -> Template | None:
     """Split an INSERT by its rows' keys, or refuse by name what can't be placed row by row."""
     if statement.kind is not StatementKind.INSERT:
         return None
+    try:
+        return _insert(statement)
+    except NotSupportedError:
+        found = insert_query(statement, values=True)
+        if found is None:
+            raise
+        return found
+
+
+def _insert(statement: Statement) -> Template:
     refuse_views(statement)
     target = statement.schema.tables.get(statement.target or "")
     if target is None or not target.sharded:
