@@ -22,7 +22,7 @@ from shardlite.sql.tokens import Text
 SHARED = "_shardlite_shared"
 """The schema name under which the shared database is attached."""
 _SELECTIVITY = 0.2
-_MOST_SHARED_ROWS = 300_000
+MOST_SHARED_ROWS = 300_000
 """Rows up to which a table may stand in the shared database, which is held in memory."""
 
 
@@ -138,7 +138,7 @@ class Reduction:
         if there.table.kind is TableKind.REFERENCE or _share_a_shard(table, mine, there.table, other):
             made.uses |= there.uses
             return f"{column} IN (SELECT {theirs} FROM main.{name} WHERE {there.condition})"
-        if there.rows > _MOST_SHARED_ROWS or other.item.name in self._unshared:
+        if there.rows > MOST_SHARED_ROWS or other.item.name in self._unshared:
             return None
         made.uses.add(other.item.name)
         return f"{column} IN (SELECT {theirs} FROM {SHARED}.{name})"
