@@ -36,7 +36,7 @@ from shardlite.connection.calls import (
     watched,
 )
 from shardlite.connection.closing import end_connection
-from shardlite.connection.cursor import Cursor, Parameters
+from shardlite.connection.cursor import Cursor, Parameters, PlainCursor
 from shardlite.driver import sqlite3
 from shardlite.errors import PoolClosedError, ProgrammingError
 
@@ -342,7 +342,7 @@ class Connection(sqlite3.Connection):
             leave_sqlite()
 
     def _make_inner(self) -> sqlite3.Cursor:
-        inner = self._inner = sqlite3.Cursor(self)
+        inner = self._inner = PlainCursor(self)
         return inner
 
     def _drop_inner(self) -> None:

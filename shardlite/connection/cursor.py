@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from shardlite.connection.calls import ONE
-from shardlite.driver import sqlite3
+from shardlite.driver import DRIVER_NAME, sqlite3
 
 if TYPE_CHECKING:
     from shardlite.connection.connection import Connection
@@ -137,4 +137,23 @@ class Cursor(sqlite3.Cursor):
             del calls[-1]
 
 
-__all__ = ["Cursor", "Parameters"]
+class _ReturningCursor(sqlite3.Cursor):
+    """Counts the rows of a statement with RETURNING, for which pysqlite3 gives the number of an earlier one.
+
+    Ask for ``rowcount`` when all rows are read, before the connection's next statement.
+    """
+
+    @property
+    def rowcount(self) -> int:
+        count: int = _rowcount.__get__(self)
+        if count < 0 or self.description is None:
+            return count
+        (changes,) = sqlite3.Cursor(self.connection).execute("SELECT changes()").fetchone()
+        return int(changes)
+
+
+_rowcount: Any = sqlite3.Cursor.rowcount
+PlainCursor: type[sqlite3.Cursor] = sqlite3.Cursor if DRIVER_NAME == "sqlite3" else _ReturningCursor
+"""For the short cuts of ``Connection``, which count their calls themselves."""
+
+__all__ = ["Cursor", "Parameters", "PlainCursor"]

@@ -148,7 +148,9 @@ class Changes:
         listed = []
         for _ in range(r.randint(1, 3)):
             column = r.choice(source.columns).ref
-            listed.append(r.choice((column, column, f"typeof({column})", f"{column} || '!' AS x")))
+            # An id that was generated is compared as a number.
+            last = f"{column} || '!' AS x" if column != "id" else column
+            listed.append(r.choice((column, column, f"typeof({column})", last)))
         if not table.without_rowid and r.random() < 0.3:
             listed.append("rowid")
         return f" RETURNING {', '.join(listed)}"
