@@ -6,9 +6,8 @@ memory that every shard sees. There they are what a reference table is, so the q
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
 
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
@@ -34,7 +33,7 @@ def broadcast(statement: Statement) -> PushedDown | None:
         return None
     reduction = reduction_of(statement)
     everything = sum(needed.rows for needed in reduction.needed.values())
-    for stay in sorted(_anchors(spread), key=lambda stay: _cost(reduction, spread, stay)):
+    for stay in sorted(_anchors(reduction, spread), key=lambda stay: _cost(reduction, spread, stay)):
         cost = _cost(reduction, spread, stay)
         if cost > MOST_SHARED_ROWS or cost > everything * _WORTH:
             return None
@@ -44,14 +43,16 @@ def broadcast(statement: Statement) -> PushedDown | None:
     return None
 
 
-def _anchors(spread: Sequence[Table]) -> Iterator[tuple[Table, ...]]:
-    """Yield the sets of tables that may stay: a colocation group, or one table of it."""
-    sharded = sorted((t for t in spread if t.sharded and not t.explicit_key), key=lambda t: (t.group, fold(t.name)))
-    for _, tables in groupby(sharded, key=lambda table: table.group):
-        group = tuple(tables)
-        yield group
-        if len(group) > 1:
-            yield from ((table,) for table in group)
+def _anchors(reduction: Reduction, spread: Sequence[Table]) -> list[tuple[Table, ...]]:
+    """Return the sets of tables that may stay: those that are joined on equal keys, and each by itself."""
+    stays = {fold(t.name): {fold(t.name)} for t in spread if t.sharded and not t.explicit_key}
+    for left, right in reduction.local_joins():
+        if left in stays and right in stays and stays[left] is not stays[right]:
+            stays[left] |= stays[right]
+            for name in stays[left]:
+                stays[name] = stays[left]
+    sets = {frozenset(names) for names in stays.values()} | {frozenset((name,)) for name in stays}
+    return [tuple(table for table in spread if fold(table.name) in names) for names in sorted(sets, key=sorted)]
 
 
 def _cost(reduction: Reduction, spread: Sequence[Table], stay: Sequence[Table]) -> float:
