@@ -181,6 +181,9 @@ class Connection(sqlite3.Connection):
         return False
 
     # ---- for the layers above: plain tuples, one counted call each
+    #
+    # Each writes the counting out: a shared helper would be a further call of Python for each statement (measured on a
+    # point SELECT: between nothing on Python 3.11 and 4 % on 3.13), and would hide their signatures.
 
     def fetch_row(self, sql: str, params: Parameters = ()) -> Row | None:
         """Run one statement and return its first row as a tuple, or None; the statement is left reset."""

@@ -9,8 +9,9 @@ from typing import Any
 from diff_case import Statement
 from diff_expressions import Expressions, Values
 from diff_facts import Source
+from diff_from import Skip
 from diff_schema import Column, Table, value_for
-from diff_select import Selects, Skip
+from diff_select import Selects
 
 CONFLICTS = ("", "", "", "", "", "OR IGNORE ", "OR REPLACE ", "OR ABORT ", "OR FAIL ", "OR ROLLBACK ")
 MAX_ROWS = 60

@@ -57,8 +57,8 @@ class Refused:
 
     @property
     def group(self) -> str:
-        """The first words, without names."""
-        return " ".join(self.reason.split()[:5])
+        """The first words, without the names that the grammar gives."""
+        return " ".join(re.sub(r"\b(t\d|v\d|log|on_\w+|i\d_t\d|[a-z])\b", "~", self.reason).split()[:8])
 
 
 Outcome = Difference | Refused | None
@@ -95,6 +95,7 @@ class World:
         self._reads: dict[str, tuple[TableKind, str, str]] = {}
         self._trigger_targets: set[str] = set()
         self._highest: dict[str, int] = {}
+        self._renumbered = False
 
     def close(self) -> None:
         for reader in self._readers:
@@ -148,6 +149,8 @@ class World:
 
     def run(self, statement: Statement) -> Outcome:
         """Run a statement on both sides and compare."""
+        if statement.sql == "SELECT changes()" and self._renumbered:
+            return None  # one file's count is that of the renumbering
         return self.change(statement) if statement.change else self.check(statement, ask(self.plain, statement))
 
     def check(self, statement: Statement, plain: Answer) -> Outcome:
@@ -187,6 +190,7 @@ class World:
             return ours
         plain = ask(self.plain, statement)
         ids = self._align(before)
+        self._renumbered = bool(ids)
         what = compare_errors(plain.error, ours.error)
         if what is None and plain.error is None:
             what = self._compare_change(statement, plain, ours, ids)

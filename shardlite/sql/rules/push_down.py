@@ -21,6 +21,9 @@ from shardlite.sql.template import FannedOut, PushedDown, Source
 from shardlite.sql.tokens import Token, TokenKind, closing
 from shardlite.sql.two_phase import COMBINED, TwoPhase
 
+_COMBINING = COMBINED | {"coalesce"}
+"""What the texts that put the parts together call."""
+
 
 def push_down(statement: Statement) -> PushedDown | FannedOut | None:
     """Push a query down to the shards where its answer is sure to be that of one file; None where it isn't."""
@@ -101,6 +104,11 @@ def _pins(scopes: Scopes) -> tuple[Pin, ...]:
 
 
 def _check_functions(statement: Statement, allowed: frozenset[str]) -> None:
+    own = statement.schema.functions
+    # A name that the user has taken doesn't mean SQLite's aggregate any more, also where the parts are put together.
+    hidden = statement.prepared.functions & own.others or (own.names & _COMBINING if allowed else ())
+    if hidden:
+        raise Unsure(min(hidden))
     functions = statement.prepared.functions - allowed
     found = not_shardable(functions, statement.text, statement.schema.functions)
     if found is not None:
