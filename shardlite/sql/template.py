@@ -274,7 +274,7 @@ class PushedDown:
     part: Source
     reason: str
     tables: tuple[str, ...]
-    otherwise: Gathered
+    otherwise: Gathered | None
     shared: tuple[Source, ...] = ()
     """What the shards have to see of other tables."""
 
@@ -284,6 +284,7 @@ class PushedDown:
         if len(move.shards) == 1 and not self.shared:
             whole = FannedOut(self.text.sql, False, "all its rows are on one shard", self.tables, self.text)
             return whole.over(move.shards, parameters)
+        otherwise = self.otherwise
         bound = [(one.level, one.bind(self.text, values, parameters, layout)) for one in self.shared]
         return Plan(
             PlanKind.BROADCAST if bound else PlanKind.PUSH_DOWN,
@@ -295,7 +296,7 @@ class PushedDown:
             self.tables,
             returns_rows=True,
             program=Program((move,), (), parameters_for(self.sql, self.text, parameters), shared=stages_of(bound)),
-            on_overflow=lambda: self.otherwise.bind(parameters, layout),
+            on_overflow=None if otherwise is None else lambda: otherwise.bind(parameters, layout),
         )
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
