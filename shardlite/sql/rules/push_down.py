@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shardlite.names import fold
 from shardlite.router.table import TableKind
 from shardlite.sql.clauses import PART, Select, Sources, Texts, Unsure, part_column, read_select
 from shardlite.sql.cores import Core, Span, cores_of
 from shardlite.sql.facts import StatementKind
-from shardlite.sql.functions import AGGREGATES, not_shardable
+from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
+from shardlite.sql.locality import (
+    calls_aggregate,
+    has_windows,
+    holds_key,
+    inside,
+    require_local_subqueries,
+    require_local_windows,
+)
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.rules.common import analysed
-from shardlite.sql.rules.fan_out import joins_locally
+from shardlite.sql.rules.fan_out import joins_locally, with_rowid
 from shardlite.sql.rules.gather import gather
 from shardlite.sql.scopes import Scopes
 from shardlite.sql.sorted_rows import SortedRows
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import FannedOut, PushedDown, Source
-from shardlite.sql.tokens import Token, TokenKind, closing
+from shardlite.sql.tokens import TokenKind
 from shardlite.sql.two_phase import COMBINED, TwoPhase
 
 
@@ -34,34 +41,57 @@ def push_down(statement: Statement) -> PushedDown | FannedOut | None:
 
 def _push_down(statement: Statement) -> PushedDown | FannedOut | None:
     text, scopes = statement.text, statement.scopes
+    if scopes is None or text.head != "SELECT" or statement.of_kind(TableKind.SINGLE) or not analysed(statement):
+        return None
     cores = cores_of(text)
-    if statement.of_kind(TableKind.SINGLE):
+    outer = [core for core in cores if core.parent is None]
+    roots = [scope for scope in scopes.scopes if scope.parent is None]
+    if len(outer) != 1 or len(roots) != 1 or len(cores) != len(scopes.scopes):
         return None
-    if scopes is None or text.head != "SELECT" or not cores or not analysed(statement):
-        return None
-    if len(cores) != 1 or len(scopes.scopes) != 1 or not joins_locally(scopes):
-        return None
-    core = cores[0]
-    sources = Sources(text, core, scopes.scopes[0].sources)
-    select = read_select(text, core, len(text.tokens))
+    select = read_select(text, outer[0], len(text.tokens))
+    sources = Sources(text, outer[0], roots[0].sources)
     names = statement.columns(_without_limit(statement, select))
-    if not names:
+    inner = inside(cores, outer[0])
+    if not names or not joins_locally(scopes, roots[0]):
         return None
-    if core.group is None and core.having is None and not _aggregates(text.tokens, core, select):
-        if statement.prepared.aggregates:
-            return None
-        _check_functions(statement, frozenset())
-        reason = "each shard sorts its rows and the sorted are put together"
+    if inner:
+        require_local_subqueries(text, inner, scopes, outer[0], roots[0], sources)
+    grouped = _is_grouped(select, inner)
+    if grouped and not _groups_by_key(select, sources):
+        return _aggregated(statement, scopes, select, sources, names)
+    return _rows(statement, scopes, select, sources, names, grouped=grouped)
+
+
+def _rows(
+    statement: Statement, scopes: Scopes, select: Select, sources: Sources, names: Sequence[str], *, grouped: bool
+) -> PushedDown | FannedOut | None:
+    """Push down a query whose rows are those of all shards."""
+    windows = has_windows(statement.text.tokens, select.core)
+    if windows:
+        require_local_windows(select, sources)
+    below = len(scopes.scopes) > 1
+    if statement.prepared.aggregates and not (grouped or windows or below):
+        return None  # an aggregate that the text doesn't show
+    allowed = AGGREGATES if grouped or windows or below else frozenset[str]()
+    _check_functions(statement, allowed | WINDOWS if windows else allowed)
+    reason = "each group is on one shard" if grouped else "each shard sorts its rows and the sorted are put together"
+    if select.order or select.limit is not None or select.core.distinct:
         return _split(statement, scopes, SortedRows(select, sources, names).write(), names, reason)
-    if _groups_by_key(select, sources):
-        _check_functions(statement, AGGREGATES)
-        reason = "each group is on one shard"
-        if not select.order and select.limit is None and not core.distinct:
-            return FannedOut(statement.sql, False, reason, statement.table_names, text, _pins(scopes))
-        return _split(statement, scopes, SortedRows(select, sources, names).write(), names, reason)
-    if core.distinct:
+    sql, merge = statement.sql, False
+    if not grouped:
+        reason = "each window is on one shard" if windows else "what its subqueries look at is on the row's shard"
+        if not windows:
+            sql, merge = with_rowid(statement, scopes.scopes[0])
+    return FannedOut(sql, merge, reason, statement.table_names, statement.text, _pins(scopes))
+
+
+def _aggregated(
+    statement: Statement, scopes: Scopes, select: Select, sources: Sources, names: Sequence[str]
+) -> PushedDown | None:
+    """Push down a query whose groups lie over several shards."""
+    if select.core.distinct:
         return None
-    _check_functions(statement, COMBINED)
+    _check_functions(statement, COMBINED if len(scopes.scopes) == 1 else COMBINED | AGGREGATES)
     reason = "each shard aggregates its rows and the parts are put together"
     return _split(statement, scopes, TwoPhase(select, sources, names).write(), names, reason)
 
@@ -107,41 +137,19 @@ def _check_functions(statement: Statement, allowed: frozenset[str]) -> None:
         raise Unsure(found)
 
 
-def _aggregates(tokens: Sequence[Token], core: Core, select: Select) -> bool:
-    """Tell whether an aggregate is called among the result columns or in ORDER BY."""
-    spans = [core.columns, *(term.span for term in select.order)]
-    return any(_is_aggregate(tokens, at) for span in spans for at in range(span.start, span.end))
-
-
-def _is_aggregate(tokens: Sequence[Token], at: int) -> bool:
-    token = tokens[at]
-    if token.kind not in (TokenKind.WORD, TokenKind.QUOTED) or at + 1 >= len(tokens) or tokens[at + 1].key != "(":
-        return False
-    if token.name in ("min", "max"):
-        inside = Span(at + 2, closing(tokens, at + 1))
-        depth = 0
-        for inner in tokens[inside.start : inside.end]:
-            depth += (inner.key == "(") - (inner.key == ")")
-            if inner.key == "," and depth == 0:
-                return False
+def _is_grouped(select: Select, inner: Sequence[Core]) -> bool:
+    """Tell whether the rows are grouped: by a clause, or by an aggregate outside of its subqueries."""
+    core, tokens = select.core, select.text.tokens
+    if core.group is not None or core.having is not None:
         return True
-    return token.name in AGGREGATES
+    below = {at for other in inner for at in range(*other.span)}
+    spans = [core.columns, *(term.span for term in select.order)]
+    return any(calls_aggregate(tokens, at) for span in spans for at in range(*span) if at not in below)
 
 
 def _groups_by_key(select: Select, sources: Sources) -> bool:
     """Tell whether all rows of a group are on one shard: the key of a table that every row has is among its terms."""
-    grouped = set()
-    for span in select.group:
-        found = sources.single(_meant(select, sources, span))
-        if found is not None:
-            grouped.add((found.alias, found.column))
-    for reference in sources.references:
-        table = reference.table
-        if table is None or not table.sharded or reference.joined != "inner" or table.explicit_key:
-            continue
-        if table.key_columns and all((reference.alias, fold(name)) in grouped for name in table.key_columns):
-            return True
-    return False
+    return holds_key(sources, [sources.single(_meant(select, sources, span)) for span in select.group])
 
 
 def _meant(select: Select, sources: Sources, span: Span) -> Span:
