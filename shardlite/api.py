@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from shardlite.config import check_seconds
 from shardlite.errors import ProgrammingError
 from shardlite.execute.result import Result
 from shardlite.manager import ShardManager
@@ -39,6 +40,8 @@ def get_manager() -> ShardManager:
 def shutdown(timeout: float | None = None) -> None:
     """Close the default manager, if there is one."""
     global _manager
+    if timeout is not None:
+        check_seconds("timeout", timeout)
     with _lock:
         manager, _manager = _manager, None
     if manager is not None:
@@ -109,3 +112,23 @@ def count(table: str, where: Any = None, **options: Any) -> int:
 def execute(sql: str, parameters: Any = (), **options: Any) -> Result:
     """See ShardManager.execute."""
     return get_manager().execute(sql, parameters, **options)
+
+
+def create_function(name: str, narg: int, func: Callable[..., Any] | None, *, deterministic: bool = False) -> None:
+    """See ShardManager.create_function."""
+    get_manager().create_function(name, narg, func, deterministic=deterministic)
+
+
+def create_aggregate(name: str, n_arg: int, aggregate_class: Callable[[], Any] | None) -> None:
+    """See ShardManager.create_aggregate."""
+    get_manager().create_aggregate(name, n_arg, aggregate_class)
+
+
+def create_window_function(name: str, num_params: int, aggregate_class: Callable[[], Any] | None) -> None:
+    """See ShardManager.create_window_function."""
+    get_manager().create_window_function(name, num_params, aggregate_class)
+
+
+def create_collation(name: str, callable: Callable[[str, str], int] | None) -> None:
+    """See ShardManager.create_collation."""
+    get_manager().create_collation(name, callable)

@@ -17,6 +17,8 @@ Constraints = Literal["strict", "checked"]
 
 MAX_SHARDS = 4096
 DEFAULT_SHARDS = 4
+MAX_TIMEOUT_S = 2_147_483
+"""SQLite counts the milliseconds of a wait in 31 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class ShardliteConfig:
     """A ShardingStrategy, or None. In a file: not available, use the catalog's."""
     max_connections_per_shard: int = 10
     connection_timeout: float = 30.0
-    """How long a statement waits for a connection, a write lock or a busy file."""
+    """How long a statement waits for a connection, a write lock or a busy file; 0 is not at all."""
     durability: Durability = "full"
     max_open_connections: int | None = None
     """Cap on open connections over all shards; None derives it from the descriptor limit."""
@@ -52,9 +54,7 @@ class ShardliteConfig:
         _check_int("max_connections_per_shard", self.max_connections_per_shard, 1, 10_000)
         if self.max_open_connections is not None:
             _check_int("max_open_connections", self.max_open_connections, 1, 1_000_000)
-        timeout = self.connection_timeout
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
-            raise ProgrammingError(f"connection_timeout must be seconds, 0 or more, not {timeout!r}")
+        check_seconds("connection_timeout", self.connection_timeout)
         if self.durability not in get_args(Durability):
             raise ProgrammingError(f"durability must be 'full' or 'normal', not {self.durability!r}")
 
@@ -82,6 +82,16 @@ class ShardliteConfig:
     def override(self, **options: Any) -> ShardliteConfig:
         """Return a copy with the options that are not None replaced."""
         return replace(self, **{name: value for name, value in options.items() if value is not None})
+
+
+def check_seconds(name: str, value: object) -> float:
+    """Return a timeout as a float: seconds to wait at most, 0 for not at all.
+
+    :raises ProgrammingError: it is no int or float (a bool, a str), negative, NaN, or longer than SQLite can wait.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_TIMEOUT_S:
+        raise ProgrammingError(f"{name} must be a number of seconds from 0 to {MAX_TIMEOUT_S:,}, not {value!r}")
+    return float(value)
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:

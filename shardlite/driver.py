@@ -5,7 +5,8 @@ the first descriptor that either closes drops the locks of both. So the choice i
 module takes ``sqlite3`` from this one.
 
 ``SHARDLITE_DRIVER=sqlite3`` (the default) is the standard library's; ``SHARDLITE_DRIVER=pysqlite3`` is the PyPI
-package of that name, which carries a newer SQLite.
+package of that name, which carries a newer SQLite. Another name, or a missing package, is an ImportError whose ``name``
+is this module's.
 """
 
 from __future__ import annotations
@@ -22,10 +23,15 @@ elif DRIVER_NAME == "pysqlite3":
         from pysqlite3 import dbapi2 as sqlite3
     except ImportError as error:
         raise ImportError(
-            "SHARDLITE_DRIVER=pysqlite3, but that package is not installed: pip install 'shardlite[pysqlite3]'"
+            "SHARDLITE_DRIVER=pysqlite3 in the environment, but that package can't be imported "
+            f"({error}): pip install 'shardlite[pysqlite3]', or unset the variable",
+            name=__name__,
         ) from error
 else:
-    raise ImportError(f"SHARDLITE_DRIVER={DRIVER_NAME!r} is unknown: use 'sqlite3' or 'pysqlite3'")
+    raise ImportError(
+        f"SHARDLITE_DRIVER={DRIVER_NAME!r} in the environment is unknown: use 'sqlite3' or 'pysqlite3', or unset it",
+        name=__name__,
+    )
 
 SQLITE_VERSION: tuple[int, int, int] = sqlite3.sqlite_version_info[:3]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from shardlite.config import Constraints, Durability, ShardliteConfig
+from shardlite.config import Constraints, Durability, ShardliteConfig, check_seconds
 from shardlite.connection import ConnectionPool
 from shardlite.errors import ProgrammingError
 from shardlite.execute.aggregates import aggregate
@@ -15,6 +15,7 @@ from shardlite.execute.bulk import DEFAULT_BATCH
 from shardlite.execute.database import Database
 from shardlite.execute.info import shard_info, shard_stats
 from shardlite.execute.read import Where
+from shardlite.execute.registry import Kind, Registration
 from shardlite.execute.result import Result
 from shardlite.execute.statements import StatementRunner
 from shardlite.router.layout import Layout
@@ -227,17 +228,64 @@ class ShardManager:
         schema changes. All else is refused by name (NotSupportedError), never answered wrongly.
 
         :param key: an assertion: RoutingError if the statement doesn't belong wholly to that key's shard.
-        :param timeout: seconds to wait for connections and locks.
+        :param timeout: seconds to wait for connections and locks, 0 for not at all; None: ``connection_timeout``.
+        :raises ProgrammingError: ``timeout`` is no number of seconds, 0 or more.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         return self._statements.execute(sql, parameters, key=key, timeout_s=timeout)
 
     def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
-        """Run one writing statement for each set of parameters, all in one transaction."""
+        """Run one writing statement for each set of parameters, all in one transaction.
+
+        As in ``sqlite3``, the rows of a RETURNING clause are not kept and ``lastrowid`` is not set; the result has the
+        columns and the sum of the row counts.
+        """
         return self._statements.executemany(sql, seq)
 
     def explain(self, sql: str, parameters: Parameters = ()) -> Plan:
         """Return the plan by which ``execute`` would run the statement; ``str(plan)`` is for people."""
         return self._statements.plan(sql, parameters)
+
+    # -- functions and collations --------------------------------------------------------------------------------
+
+    def create_function(
+        self, name: str, narg: int, func: Callable[..., Any] | None, *, deterministic: bool = False
+    ) -> None:
+        """Register an SQL function on every connection, those of later too; as ``sqlite3.Connection.create_function``.
+
+        It isn't stored: register it each time that the database is opened, before what needs it.
+
+        :param narg: how many arguments it takes, -1 for any number.
+        :param func: None takes back what was registered under this name with this number of arguments.
+        :param deterministic: the same arguments always give the same value. Only such a function may be evaluated by
+            several shards, each for its own rows, and only such a one stand in an index or a generated column.
+        :raises NotSupportedError: shardlite's own statements call the function that it would replace.
+        """
+        self._database.register(Registration(Kind.FUNCTION, name, narg, func, deterministic))
+
+    def create_aggregate(self, name: str, n_arg: int, aggregate_class: Callable[[], Any] | None) -> None:
+        """Register an aggregate (a class with ``step`` and ``finalize``) on every connection; see create_function.
+
+        It is never evaluated on the rows of one shard where the statement means those of several.
+        """
+        self._database.register(Registration(Kind.AGGREGATE, name, n_arg, aggregate_class))
+
+    def create_window_function(self, name: str, num_params: int, aggregate_class: Callable[[], Any] | None) -> None:
+        """Register an aggregate that may stand before OVER (``value`` and ``inverse`` too); see create_aggregate.
+
+        :raises NotSupportedError: the SQLite driver has no window functions.
+        """
+        self._database.register(Registration(Kind.WINDOW, name, num_params, aggregate_class))
+
+    def create_collation(self, name: str, callable: Callable[[str, str], int] | None) -> None:
+        """Register a collation on every connection, or take it back with None; see create_function.
+
+        ``callable(a, b)`` returns a negative number, 0 or a positive one. A shard key can't have such a collation.
+
+        :raises NotSupportedError: BINARY, NOCASE and RTRIM, which decide where rows live, can't be replaced.
+        """
+        self._database.register(Registration(Kind.COLLATION, name, 0, callable))
 
     # -- shards --------------------------------------------------------------------------------------------------
 
@@ -310,7 +358,12 @@ class ShardManager:
         """Close everything; connections in use are ended. Idempotent.
 
         Afterwards no file of the directory is open and no ``-wal`` or ``-shm`` is left by this process.
+
+        :param timeout: seconds for each connection in use to end; what hasn't by then is closed in the background.
+        :raises ProgrammingError: ``timeout`` is no number of seconds, 0 or more; nothing was closed.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         self._database.close(timeout)
 
     def __enter__(self) -> Self:

@@ -7,11 +7,17 @@ from shardlite.errors import ProgrammingError
 RESERVED_PREFIX = "_shardlite_"
 
 _UPPER_TO_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
+_LOWER_TO_UPPER = {lower: upper for upper, lower in _UPPER_TO_LOWER.items()}
 
 
 def fold(name: str) -> str:
     """Fold a name's case as SQLite does: ASCII letters only."""
     return name.translate(_UPPER_TO_LOWER)
+
+
+def unfold(name: str) -> str:
+    """Return a name in upper case, as SQLite reads keywords: ASCII letters only ("ſelect" is no SELECT)."""
+    return name.upper() if name.isascii() else name.translate(_LOWER_TO_UPPER)
 
 
 def quote(name: str) -> str:

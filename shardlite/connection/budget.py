@@ -40,12 +40,7 @@ the numbers.
 Exceptions to the cap, counted in ``BudgetReport.peak_open``: rule 5, and the two connections that a checkpoint opens
 for a moment (``overdraw``).
 
-Counting
---------
-On Unix SQLite can't close the descriptor of a database file while another connection of the process has locks on
-it, and in WAL mode each open connection has one. It keeps the descriptor for the next connection to the file. So a
-pool that has had up to ``peak`` connections since it was last empty, and has ``n`` now, holds peak + n + 1
-descriptors, and is charged max(n, (peak + n + 1) / 3) permits.
+What a permit covers is told in ``budget_parts.py``.
 """
 
 from __future__ import annotations
@@ -56,127 +51,21 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from shardlite.connection.budget_parts import (
+    DESCRIPTORS_PER_CONNECTION,
+    Account,
+    BudgetReport,
+    Member,
+    Operation,
+    Ticket,
+    default_limit,
+)
 from shardlite.errors import PoolClosedError, PoolExhaustedError, ProgrammingError
 
-try:
-    import resource
-except ImportError:  # Windows has no such limit worth asking for
-    resource = None  # type: ignore[assignment]
-
-DESCRIPTORS_PER_CONNECTION = 3
-RESERVED_DESCRIPTORS = 128
-"""Left for everything else that a process opens, and for the exceptions to the cap."""
-WITHOUT_LIMIT = 1000
-"""The cap where the system has no limit, or a very large one."""
 RECENT_S = 1.0
 GRACE_S = 0.25
-
-
-class Member(Protocol):
-    """What the budget asks of a pool. None of it may wait, apart from ``acquire``."""
-
-    @property
-    def idle_count(self) -> int:
-        """How many connections are open and not handed out."""
-
-    @property
-    def last_used(self) -> float:
-        """When a connection was last handed out or returned (``time.monotonic``)."""
-
-    def close_idle(self) -> bool:
-        """Close one idle connection, and tell the budget; False when there is none."""
-
-    def take_idle(self) -> Any:
-        """Hand out an idle connection as ``acquire`` does, or return None."""
-
-    def acquire(self, timeout: float | None = None) -> Any:
-        """Hand out a connection."""
-
-    def release(self, conn: Any) -> None:
-        """Take a connection back."""
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetReport:
-    """A budget's figures at one moment."""
-
-    limit: int
-    open: int
-    """Connections open now."""
-    charged: int
-    """Permits that these cost."""
-    reserved: int
-    waiting: int
-    peak_open: int
-    peak_charged: int
-    evictions: int
-    """Idle connections closed to make room."""
-    timeouts: int
-
-
-def _charge(count: int, peak: int) -> int:
-    """Return the permits that cover the descriptors of a pool (see "Counting" above)."""
-    return max(count, -(-(peak + count + 1) // DESCRIPTORS_PER_CONNECTION)) if count else 0
-
-
-class _Account:
-    """What one pool has."""
-
-    __slots__ = ("number", "open", "peak", "pending", "pool", "reserved")
-
-    def __init__(self, pool: Any, number: int, dead: deque[int]) -> None:
-        key = id(pool)
-        self.pool = weakref.ref(pool, lambda _: dead.append(key))
-        self.number = number
-        self.open = 0
-        self.peak = 0
-        self.reserved = 0
-        """Permits set aside for admitted operations and not used yet."""
-        self.pending = 0
-        """Admitted operations that have no connection of this pool yet."""
-
-    @property
-    def charge(self) -> int:
-        return _charge(self.open, self.peak)
-
-    @property
-    def has_spare(self) -> bool:
-        """Whether closing one connection frees a permit and leaves another connection open."""
-        return self.open > 1 and _charge(self.open - 1, self.peak) < self.charge
-
-    @property
-    def charge_of_next(self) -> int:
-        """What one more connection would add."""
-        return _charge(self.open + 1, max(self.peak, self.open + 1)) - self.charge
-
-
-class _Ticket:
-    """A place in the queue: a single permit for the one pool in ``pools``, or an operation over all of them."""
-
-    __slots__ = ("at_head_since", "cancelled", "granted", "operation", "pools", "wake")
-
-    def __init__(self, pools: Sequence[Any], operation: _Operation | None) -> None:
-        self.pools = pools
-        self.operation = operation
-        self.wake = threading.Event()
-        self.at_head_since = 0.0
-        self.granted = False
-        self.cancelled = False
-
-
-class _Operation:
-    """What an operation over many pools has so far."""
-
-    __slots__ = ("collecting", "missing", "taken")
-
-    def __init__(self) -> None:
-        self.collecting = False
-        self.taken: dict[int, Any] = {}
-        self.missing: list[Any] = []
-        """Pools in which it has a reservation and no connection yet."""
 
 
 class ConnectionBudget:
@@ -194,11 +83,11 @@ class ConnectionBudget:
         self.waiting = 0
         """How many are queued. A pool that has put a connection among the idle ones looks here."""
         self._mutex = threading.Lock()
-        self._queue: deque[_Ticket] = deque()
-        self._accounts: dict[int, _Account] = {}
+        self._queue: deque[Ticket] = deque()
+        self._accounts: dict[int, Account] = {}
         self._dead: deque[int] = deque()
         self._numbers = 0
-        self._unnamed = _Account(self, 0, deque())
+        self._unnamed = Account(self, 0, deque())
         self._charged = self._open = self._reserved = 0
         self._collecting = False
         self._peak_open = self._peak_charged = self._evictions = self._timeouts = 0
@@ -220,7 +109,7 @@ class ConnectionBudget:
             if account.reserved or (not self._queue and self._fits(account)):
                 self._grant(account)
                 return
-        ticket = _Ticket((pool,), None)
+        ticket = Ticket((pool,), None)
         try:
             self._queue_up(ticket, lambda: self._try_single(ticket), timeout_s)
         except BaseException:
@@ -283,8 +172,8 @@ class ConnectionBudget:
         if connections is not None:
             return connections
         deadline = time.monotonic() + timeout_s
-        operation = _Operation()
-        ticket = _Ticket(pools, operation)
+        operation = Operation()
+        ticket = Ticket(pools, operation)
         try:
             self._queue_up(ticket, lambda: self._try_operation(ticket, operation), timeout_s)
             while operation.missing:
@@ -367,13 +256,13 @@ class ConnectionBudget:
 
     # ---- accounts; the mutex is held
 
-    def _account(self, pool: Any) -> _Account:
+    def _account(self, pool: Any) -> Account:
         if self._dead:
             self._bury()
         account = self._accounts.get(id(pool))
         if account is None:
             self._numbers += 1
-            account = self._accounts[id(pool)] = _Account(pool, self._numbers, self._dead)
+            account = self._accounts[id(pool)] = Account(pool, self._numbers, self._dead)
         return account
 
     def _bury(self) -> None:
@@ -385,7 +274,7 @@ class ConnectionBudget:
                 self._change(account, -account.open)
                 del self._accounts[key]
 
-    def _change(self, account: _Account, by: int) -> None:
+    def _change(self, account: Account, by: int) -> None:
         before = account.charge
         account.open = max(0, account.open + by)
         account.peak = max(account.peak, account.open) if account.open else 0
@@ -394,12 +283,12 @@ class ConnectionBudget:
         self._peak_open = max(self._peak_open, self._open)
         self._peak_charged = max(self._peak_charged, self._charged)
 
-    def _grant(self, account: _Account) -> None:
+    def _grant(self, account: Account) -> None:
         if account.reserved:
             self._reserve(account, -1)
         self._change(account, +1)
 
-    def _reserve(self, account: _Account, by: int) -> None:
+    def _reserve(self, account: Account, by: int) -> None:
         account.reserved += by
         self._reserved += by
         if by > 0:  # those who wait for a permit of this pool may use it, wherever they stand
@@ -408,7 +297,7 @@ class ConnectionBudget:
                 if ticket.operation is None and ticket.pools[0] is pool:
                     ticket.wake.set()
 
-    def _fits(self, account: _Account) -> bool:
+    def _fits(self, account: Account) -> bool:
         return self._charged + self._reserved + account.charge_of_next <= self.limit
 
     def _poke(self) -> None:
@@ -420,7 +309,7 @@ class ConnectionBudget:
 
     # ---- waiting
 
-    def _queue_up(self, ticket: _Ticket, attempt: Callable[[], bool], timeout_s: float) -> None:
+    def _queue_up(self, ticket: Ticket, attempt: Callable[[], bool], timeout_s: float) -> None:
         """Queue until an attempt succeeds. The attempt leaves the queue in the same step in which it takes."""
         started = time.monotonic()
         with self._mutex:
@@ -446,18 +335,18 @@ class ConnectionBudget:
             self._timeouts += 1
         raise self._exhausted(ticket, time.monotonic() - started)
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave(self, ticket: Ticket) -> None:
         with self._mutex:
             self._strike(ticket)
             self._poke()
 
-    def _strike(self, ticket: _Ticket) -> None:
+    def _strike(self, ticket: Ticket) -> None:
         """Take a ticket out of the queue. The mutex is held."""
         if ticket in self._queue:
             self._queue.remove(ticket)
             self.waiting = len(self._queue)
 
-    def _try_single(self, ticket: _Ticket) -> bool:
+    def _try_single(self, ticket: Ticket) -> bool:
         with self._mutex:
             account = self._account(ticket.pools[0])
             if account.reserved or (self._queue[0] is ticket and self._fits(account)):
@@ -467,7 +356,7 @@ class ConnectionBudget:
                 return True
             return False
 
-    def _try_operation(self, ticket: _Ticket, operation: _Operation) -> bool:
+    def _try_operation(self, ticket: Ticket, operation: Operation) -> bool:
         """Begin to collect if that is possible now: take the idle connections, reserve the others."""
         pools = ticket.pools
         with self._mutex:
@@ -494,7 +383,7 @@ class ConnectionBudget:
         ticket.wake.set()
         return False
 
-    def _may_collect(self, ticket: _Ticket, needed: int) -> bool:
+    def _may_collect(self, ticket: Ticket, needed: int) -> bool:
         """Tell whether the operation at the head can begin, if it has to open ``needed`` connections."""
         if self._queue[0] is not ticket or self._collecting:
             return False
@@ -510,7 +399,7 @@ class ConnectionBudget:
             for key, account in self._accounts.items()
         )
 
-    def _settle(self, operation: _Operation, count: int) -> None:
+    def _settle(self, operation: Operation, count: int) -> None:
         """Give up the reservations in the first ``count`` of the missing pools; they may have been used."""
         if not count:
             return
@@ -523,7 +412,7 @@ class ConnectionBudget:
             del operation.missing[:count]
             self._poke()
 
-    def _evict_one(self, ticket: _Ticket | None) -> bool:
+    def _evict_one(self, ticket: Ticket | None) -> bool:
         """Close one idle connection that costs a permit, the least missed; tell whether one was closed.
 
         An operation keeps one idle connection in each of its own pools, since it is about to take it.
@@ -547,7 +436,7 @@ class ConnectionBudget:
                 return True
         return False
 
-    def _exhausted(self, ticket: _Ticket, waited_s: float) -> PoolExhaustedError:
+    def _exhausted(self, ticket: Ticket, waited_s: float) -> PoolExhaustedError:
         with self._mutex:
             used = [account for account in self._accounts.values() if account.open]
             text = f"{self._open} connections to {len(used)} files are open, {self._reserved} more reserved"
@@ -564,15 +453,4 @@ class ConnectionBudget:
         )
 
 
-def default_limit() -> int:
-    """Return how many connections this process's descriptors allow, at least 8."""
-    if resource is None:
-        return WITHOUT_LIMIT
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return WITHOUT_LIMIT
-    reserved = min(RESERVED_DESCRIPTORS, soft // 2)
-    return max(8, min(WITHOUT_LIMIT, (soft - reserved) // DESCRIPTORS_PER_CONNECTION))
-
-
-__all__ = ["BudgetReport", "ConnectionBudget", "Member", "default_limit"]
+__all__ = ["DESCRIPTORS_PER_CONNECTION", "BudgetReport", "ConnectionBudget", "Member", "default_limit"]

@@ -17,6 +17,9 @@ BUSY_SNAPSHOT      the transaction has read a state that is no longer the newest
 LOCKED             a conflict inside this connection or a shared cache, such as an open     give up:
                    statement on a table that is dropped; waiting in this thread is vain     a mistake
 =================  =====================================================================  ===========
+
+pysqlite3 reports the first byte of a code alone, so with it a stale snapshot is polled for until the deadline. Nothing
+in shardlite writes in a transaction that it began by reading.
 """
 
 from __future__ import annotations

@@ -115,6 +115,18 @@ def altering(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def registering(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method that registers a function or collation: as ``counted``, and the pool's next user won't get it."""
+    inner = counted(method)
+
+    @wraps(method)
+    def call(self: Connection, *args: Any, **kwargs: Any) -> Any:
+        self.generation = -1
+        return inner(self, *args, **kwargs)
+
+    return call
+
+
 def watched(name: str) -> property:
     """Make an attribute of ``sqlite3.Connection`` remember that it was set, so that it is restored on return."""
     plain: Any = getattr(sqlite3.Connection, name)
@@ -140,5 +152,6 @@ __all__ = [
     "in_sqlite",
     "leave_sqlite",
     "others_in_sqlite",
+    "registering",
     "watched",
 ]

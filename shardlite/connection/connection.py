@@ -22,7 +22,7 @@ from contextlib import suppress
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from shardlite.connection.blob import Blob
+from shardlite.connection.blob import Blob, blobopen, tracking
 from shardlite.connection.calls import (
     FORKING,
     ONE,
@@ -32,6 +32,7 @@ from shardlite.connection.calls import (
     enter_sqlite,
     fork_pause,
     leave_sqlite,
+    registering,
     watched,
 )
 from shardlite.connection.closing import end_connection
@@ -102,6 +103,8 @@ class Connection(sqlite3.Connection):
         self.uses = 0
         self.returns = 0
         self.expires_at = 0.0
+        self.generation = 0
+        """The pool's when it was opened; -1 when its user registered a function or collation on it."""
         self._inner: sqlite3.Cursor | None = None
         enter_sqlite()
         try:
@@ -320,7 +323,7 @@ class Connection(sqlite3.Connection):
         for ref in cursors:
             thing = ref()
             if thing is not None:
-                _close_cursor(thing) if isinstance(thing, sqlite3.Cursor) else thing.close()
+                _close_cursor(thing) if isinstance(thing, sqlite3.Cursor) else thing.end()
         self._drop_inner()
 
     def base_close(self) -> None:
@@ -366,20 +369,16 @@ class Connection(sqlite3.Connection):
                 return
 
 
-def _blobopen(self: Connection, *args: Any, **kwargs: Any) -> Blob:
-    blob = _plain_blobopen(self, *args, **kwargs)
-    self.track(blob)
-    return Blob(self, blob)
-
-
 _commit = counted(sqlite3.Connection.commit)
 _backup = counted(sqlite3.Connection.backup)
-_plain_blobopen: Any = getattr(sqlite3.Connection, "blobopen", None)  # pysqlite3 lacks it
 _COUNTED: Sequence[str] = (
-    *("rollback", "create_function", "create_aggregate", "create_window_function", "create_collation"),
-    *("load_extension", "enable_load_extension", "serialize", "deserialize", "getlimit", "getconfig"),
+    *("rollback", "load_extension", "enable_load_extension", "serialize", "deserialize", "getlimit", "getconfig"),
 )
-_ALTERING: Sequence[str] = ("set_authorizer", "set_progress_handler", "set_trace_callback", "setlimit", "setconfig")
+_ALTERING: Sequence[str] = (
+    *("set_authorizer", "set_progress_handler", "set_trace_callback", "setlimit", "setconfig"),
+    *("set_busy_timeout", "set_busy_handler"),  # pysqlite3's
+)
+_REGISTERING: Sequence[str] = ("create_function", "create_aggregate", "create_window_function", "create_collation")
 _WATCHED: Sequence[str] = ("row_factory", "text_factory", "isolation_level", "autocommit")
 for _name in _COUNTED:
     if hasattr(sqlite3.Connection, _name):
@@ -387,11 +386,16 @@ for _name in _COUNTED:
 for _name in _ALTERING:
     if hasattr(sqlite3.Connection, _name):
         setattr(Connection, _name, altering(getattr(sqlite3.Connection, _name)))
+for _name in _REGISTERING:
+    if hasattr(sqlite3.Connection, _name):
+        setattr(Connection, _name, registering(getattr(sqlite3.Connection, _name)))
 for _name in _WATCHED:
     if hasattr(sqlite3.Connection, _name):
         setattr(Connection, _name, watched(_name))
-if _plain_blobopen is not None:
-    Connection.blobopen = counted(_blobopen)  # type: ignore[method-assign]
+for _name in ("blobopen", "open_blob"):  # the second is pysqlite3's name for it
+    _open = blobopen if _name == "blobopen" else getattr(sqlite3.Connection, _name, None)
+    if _open is not None:
+        setattr(Connection, _name, tracking(_open))
 
 
 __all__ = ["Blob", "Connection", "Cursor", "Holder", "Parameters", "Row", "end_connection"]

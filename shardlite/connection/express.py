@@ -6,8 +6,9 @@ SELECT. What holds all the same:
 
 * the idle list changes by atomic steps (see ``PoolCore._take``), and who waits is served first;
 * the call is counted before anything is run and ``doomed`` is looked at after that, so closing and forking wait for it;
-* a connection that is due for a look (its file may have been replaced, its life may be over), is in the users' mode,
-  or comes back from an error goes the long way through ``acquire`` and ``release``;
+* a connection that is due for a look (its file may have been replaced, its life may be over), lacks functions that
+  were registered since, is in the users' mode, or comes back from an error goes the long way through ``acquire`` and
+  ``release``;
 * a connection that an interrupt catches between two steps is closed and replaced (``_rescue``); between two functions
   nobody refers to it any more, which ``_reclaim`` finds.
 """
@@ -82,6 +83,8 @@ class ExpressLane(PoolCore):
             conn = self.acquire(timeout)
             try:
                 done = conn.run(sql, params)
+                if conn.in_transaction:
+                    raise self._left_open(sql)
                 return done.rowcount, done.lastrowid
             finally:
                 self.release(conn)
@@ -89,7 +92,7 @@ class ExpressLane(PoolCore):
             done = conn.run(sql, params)
             outcome = done.rowcount, done.lastrowid
             if conn.in_transaction:
-                raise ProgrammingError(f"the statement began a transaction and left it open: {sql}")
+                raise self._left_open(sql)
             conn.unclean = False
             conn.changes_seen = conn.total_changes
             self.checkpointer.note_commit(conn)
@@ -99,6 +102,9 @@ class ExpressLane(PoolCore):
         self._hop_off(conn)
         return outcome
 
+    def _left_open(self, sql: str) -> ProgrammingError:
+        return ProgrammingError(f"{self.name}: the statement began a transaction and left it open: {sql}")
+
     def _hop_on(self) -> Connection | None:
         """Take an idle connection that is ready to use, or None: then go the long way."""
         now = monotonic()
@@ -107,7 +113,8 @@ class ExpressLane(PoolCore):
         conn = None
         try:
             conn = self._idle.pop()
-            if conn.polling and not conn.doomed and now - conn.idle_since < LOOK_AGAIN_S:
+            ready = conn.polling and conn.generation == self.generation
+            if ready and not conn.doomed and now - conn.idle_since < LOOK_AGAIN_S:
                 conn.uses += 1
                 return conn
             self._idle.append(conn)

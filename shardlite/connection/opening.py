@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from shardlite.config import check_seconds
 from shardlite.connection.busy import retry_busy
 from shardlite.connection.connection import Connection
 from shardlite.driver import SQLITE_VERSION, has_wal_reset_bug, sqlite3
@@ -57,8 +58,7 @@ class ConnectionSettings:
     def __post_init__(self) -> None:
         if self.durability not in _SYNCHRONOUS:
             raise ProgrammingError(f"durability must be 'full' or 'normal', not {self.durability!r}")
-        if not self.busy_timeout >= 0:
-            raise ProgrammingError(f"busy_timeout must be seconds, 0 or more, not {self.busy_timeout!r}")
+        check_seconds("busy_timeout", self.busy_timeout)
         if self.encoding not in (None, "UTF-8", "UTF-16", "UTF-16le", "UTF-16be"):
             raise ProgrammingError(f"encoding must be UTF-8, UTF-16le or UTF-16be, not {self.encoding!r}")
 
@@ -131,7 +131,7 @@ def restore_settings(conn: Connection, settings: ConnectionSettings) -> None:
     conn.set_progress_handler(None, 0)
     conn.set_trace_callback(None)
     if hasattr(conn, "autocommit"):
-        conn.autocommit = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL")  # noqa: B009
+        conn.autocommit = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL")  # noqa: B009  Python 3.11 has no such name
     _set_factories(conn, settings)
     conn.fetch_all("PRAGMA query_only = OFF")
     conn.fetch_all("PRAGMA ignore_check_constraints = OFF")

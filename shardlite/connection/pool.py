@@ -11,12 +11,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from shardlite.config import check_seconds
 from shardlite.connection import fork
 from shardlite.connection.checkpoint import Checkpointer, CheckpointSettings, Reader
 from shardlite.connection.connection import Connection, Holder
 from shardlite.connection.express import ExpressLane
 from shardlite.connection.opening import ConnectionSettings, IsolationLevel
-from shardlite.connection.pool_parts import Callback, PoolOptions, Waiter, describe_holder
+from shardlite.connection.pool_parts import Callback, PoolOptions, Waiter, is_taken
 from shardlite.connection.statistics import PoolStatistics
 from shardlite.driver import sqlite3
 from shardlite.errors import ProgrammingError
@@ -126,7 +127,10 @@ class ConnectionPool(ExpressLane):
         :raises PoolExhaustedError: none became free in time; says who holds them.
         :raises PoolClosedError: the pool is closed.
         :raises OperationalError: the file can't be opened.
+        :raises ProgrammingError: ``timeout`` is no number of seconds, 0 or more.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         conn = None
         try:
             conn = self._take(timeout, _getframe(1))
@@ -139,6 +143,8 @@ class ConnectionPool(ExpressLane):
 
     def acquire(self, timeout: float | None = None) -> Connection:
         """As ``get_connection``, but with SQLite's busy timeout 0, for callers that poll (``busy.py``)."""
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         conn = None
         try:
             conn = self._take(timeout, _getframe(1))
@@ -226,6 +232,7 @@ class ConnectionPool(ExpressLane):
         running are interrupted. Returns when all is closed, or after ``timeout`` seconds; what couldn't be
         interrupted until then is closed in the background. May be repeated; ``open`` opens the pool again.
         """
+        check_seconds("timeout", timeout)
         with self._lock:
             self._closed = True
             self._fast_until = _NEVER
@@ -325,16 +332,18 @@ class ConnectionPool(ExpressLane):
     # ---- figures
 
     def get_statistics(self) -> PoolStatistics:
-        """Return the state and the counters at one instant."""
+        """Return the state and the counters."""
         with self._lock:
-            idle = len(self._idle)
+            # Other threads may take and return without the lock: what is idle is looked at once, and what was given
+            # back is added up before what was taken, so that it is never the larger.
+            idle = set(map(id, list(self._idle)))
             connections = self.connections()
-            acquired = self._acquired + sum(conn.uses for conn in connections)
             released = self._released + sum(conn.returns for conn in connections)
-            active = sum(isinstance(thing, Connection) and thing.holder is not None for thing in self._open.values())
+            acquired = self._acquired + sum(conn.uses for conn in connections)
+            active = sum(id(conn) not in idle and is_taken(conn) for conn in connections)
             return PoolStatistics(
                 active_connections=active,
-                idle_connections=idle,
+                idle_connections=len(idle),
                 pool_size=len(self._open),
                 max_connections=self.options.max_connections,
                 min_connections=self.options.min_connections,
@@ -360,14 +369,12 @@ class ConnectionPool(ExpressLane):
 
     def holders(self) -> list[str]:
         """Say for each connection that is handed out who has it, since when, and which line took it."""
-        now = self._clock()
-        return [describe_holder(holder, now) for holder in self._holders()]
+        return [text for text, _ in self._users()]
 
     def readers(self) -> Iterator[Reader]:
         """List who may be reading from the write-ahead log, for the checkpointer's report."""
-        now = self._clock()
-        for holder in self._holders():
-            yield Reader(describe_holder(holder, now), max(0.0, now - holder[1]))
+        for text, age_s in self._users():
+            yield Reader(text, age_s)
 
     @property
     def checkpointers(self) -> list[Checkpointer]:
@@ -402,6 +409,8 @@ class ConnectionContext:
     __slots__ = ("__weakref__", "_conn", "_holder", "_pool", "_timeout")
 
     def __init__(self, pool: ConnectionPool, timeout: float | None) -> None:
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         self._pool = pool
         self._timeout = timeout
         self._conn: Connection | None = None

@@ -35,6 +35,8 @@ from shardlite.connection.pool_parts import (
     call_back,
     clean,
     describe_holder,
+    describe_statement,
+    is_taken,
 )
 from shardlite.connection.thread_end import _local, this_thread
 from shardlite.errors import OperationalError, PoolExhaustedError, ProgrammingError
@@ -70,7 +72,8 @@ class PoolCore(PoolOpening):
                 except IndexError:
                     pass
                 else:
-                    if now - conn.idle_since < LOOK_AGAIN_S and not conn.doomed:
+                    fresh = conn.generation == self.generation and now - conn.idle_since < LOOK_AGAIN_S
+                    if fresh and not conn.doomed:
                         conn.holder = holder
                         conn.uses += 1
                         return conn
@@ -159,6 +162,8 @@ class PoolCore(PoolOpening):
             return conn.doomed
         if now >= conn.expires_at:
             return "it was too old"
+        if conn.generation != self.generation:
+            return "functions were registered, on it alone or after it was opened"
         if now - conn.idle_since >= LOOK_AGAIN_S and file_identity(self.path) != conn.identity:
             return "its file was removed or replaced"
         return ""
@@ -298,17 +303,19 @@ class PoolCore(PoolOpening):
             )
         raise ProgrammingError(f"{conn!r} was returned to the pool of {self.name} before: return it once")
 
-    def _holders(self) -> list[Holder]:
-        with self._lock:
-            return self._current_holders()
-
-    def _current_holders(self) -> list[Holder]:
-        held = [thing.holder for thing in self._open.values() if isinstance(thing, Connection)]
-        return [holder for holder in held if holder is not None]
+    def _users(self) -> list[tuple[str, float]]:
+        """Say who has the connections that are handed out, and for how many seconds."""
+        now = self._clock()
+        with self._lock:  # so that no other thread's search is disturbed by the references that this one makes
+            taken = [thing for thing in self._open.values() if isinstance(thing, Connection) and is_taken(thing)]
+            holders = [conn.holder for conn in taken if conn.holder is not None]
+            nameless = [conn for conn in taken if conn.holder is None]
+            del taken
+        users = [(describe_holder(holder, now), max(0.0, now - holder[1])) for holder in holders]
+        return users + [(describe_statement(conn, now), max(0.0, now - conn.idle_since)) for conn in nameless]
 
     def _exhausted(self, timeout_s: float, waited_s: float) -> PoolExhaustedError:
-        now = self._clock()
-        who = "; ".join(describe_holder(holder, now) for holder in self._holders())
+        who = "; ".join(text for text, _ in self._users())
         waiting = len(self._waiting)
         return PoolExhaustedError(
             f"no connection to {self.name} became free in {max(waited_s, 0.0):.2f} s (timeout {timeout_s:g} s): "

@@ -72,7 +72,7 @@ class PoolLosses(PoolPlaces):
         """
         lost: list[Connection] = []
         with self._lock:
-            idle = {conn.number for conn in self._idle}
+            idle = {conn.number for conn in list(self._idle)}  # a copy: others append and pop without the lock
             for number in list(self._open):
                 if self._is_free(number):
                     del self._open[number]

@@ -58,12 +58,14 @@ class PoolOpening(PoolLosses):
 
     def _open_once(self, slot: Slot, deadline: float) -> Connection:
         patience_s = max(_LEAST_PATIENCE_S, min(deadline - self._clock(), self.settings.open_timeout))
+        generation = self.generation  # before the user's functions see it: what changes meanwhile, it may lack
         conn = open_connection(self.path, self.settings, patience_s)
         try:
             with self._lock:
                 self._created += 1
                 conn.on_closed = partial(note_closed_in, self._self_ref, slot.number, False)
             self._introduce(conn, slot)
+            conn.generation = generation
             with self._lock:
                 if self._closed:
                     raise PoolClosedError(f"the pool of {self.name} was closed while a connection was being opened")

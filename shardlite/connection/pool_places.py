@@ -37,6 +37,8 @@ class PoolPlaces:
         self._waiting: deque[weakref.ref[Waiter]] = deque()
         self._open: dict[int, Connection | weakref.ref[Slot]] = {}
         self._numbers = 0
+        self.generation = 0
+        """Connections of an earlier one are not handed out any more (see ``renew``)."""
         self._closed = False
         self._simple = not options.check_same_thread and options.check is None
         self._fast_until = 0.0
@@ -47,6 +49,14 @@ class PoolPlaces:
         self._self_ref = weakref.ref(self)
         if budget is not None:
             budget.join(self)
+
+    def renew(self) -> None:
+        """Have every connection that is open now replaced before its next use; those in use, after their return.
+
+        For what is set up when a connection is opened and has changed.
+        """
+        with self._lock:
+            self.generation += 1
 
     def _anybody_waits(self) -> bool:
         while self._waiting and self._waiting[0]() is None:

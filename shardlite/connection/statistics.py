@@ -7,13 +7,17 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatistics:
-    """The state and the counters of a pool at one instant, taken under its lock: the figures agree with each other.
+    """The state and the counters of a pool.
+
+    Exact, however many threads use the pool. Connections also change hands without its lock, so while some do, the
+    figures of one answer may be apart by these: ``active_connections + idle_connections`` may be less than ``pool_size``
+    (never more), and ``total_released`` is never more than ``total_acquired``.
 
     ``created_at`` is seconds since 1970. Counters count from the making of the pool and are never reset.
     """
 
     active_connections: int
-    """Handed out now."""
+    """Handed out now, or inside a single statement of the manager."""
     idle_connections: int
     """Open and ready."""
     pool_size: int

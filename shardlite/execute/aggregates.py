@@ -51,7 +51,7 @@ def aggregate(
         state = database.current()
         table = state.table(name)
         condition = database.reader.condition(table, where, parameters, None)
-        plan = plan_aggregates(table, expressions, condition, group_by)
+        plan = plan_aggregates(table, expressions, condition, group_by, functions=state.registered.functions)
         if state.layout.encoding != "UTF-8":
             plan = plan.ordered_for(state.layout.encoding)
         shards = database.reader.route(state, table, condition)

@@ -16,6 +16,7 @@ from shardlite.router.keys import Affinity, KeyType, apply_affinity
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.ddl import shift_numbered
 from shardlite.sql.rules.common import refuse_updates_of_keys
+from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.where import Condition
 
 
@@ -81,6 +82,7 @@ class Changer:
         """
         if table.kind is TableKind.SINGLE or (table.name, form) in state.stays:
             return  # a table that is kept whole has no children on the shards
+        state.require_steady(table)
         if any(child.foreign_keys for child in state.tables.values()):
             refuse_updates_of_keys(self._db.planning().prepare(sql).updates, state.tables)
         state.stays.add((table.name, form))
@@ -240,6 +242,15 @@ class Changer:
             raise NotSupportedError(
                 f"{table.name}: a conflict on ({', '.join(target)}) may lie on any shard, because the shard key "
                 f"({', '.join(table.key_columns)}) is not part of it: select first, then update or insert"
+            )
+        matching = [
+            c for c in table.unique if not c.partial and {fold(n) for n in c.columns if n is not None} == folded
+        ]
+        unseen = unseen_uniqueness(table)
+        if matching and all(constraint in unseen for constraint in matching):
+            raise NotSupportedError(
+                f"{table.name}: a conflict on ({', '.join(target)}) may lie on any shard, because the constraint takes "
+                "keys for equal that live on several: select first, then update or insert"
             )
         missing = [name for name in target if name not in row]
         if missing and missing != [table.rowid_alias]:

@@ -43,8 +43,9 @@ from shardlite.execute.files import (
     truncated_shards,
     verifier,
 )
-from shardlite.execute.placement import sees_parent
+from shardlite.execute.placement import sees_parent, shard_text
 from shardlite.execute.planning import PlanningConnection
+from shardlite.execute.registry import Registration, Registry
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError, WriteScope, require_new_ids, write_scope
 from shardlite.names import fold, quote
@@ -57,6 +58,7 @@ from shardlite.router.sequences import ids_of
 from shardlite.router.strategies import ShardingStrategy
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
+from shardlite.sql.copies import unsteady_triggers
 from shardlite.sql.ddl import without_foreign_keys
 
 T = TypeVar("T")
@@ -77,7 +79,8 @@ class DatabaseCore(ABC):
         self._lock = threading.Lock()
         self._sequences: dict[str, IdSequence] = {}
         self._planning: PlanningConnection | None = None
-        self._planning_epoch = -1
+        self._planning_state: State | None = None
+        self.registry = Registry()
         self.abandoned: deque[Callable[[], None]] = deque()
         """What results that were dropped unread hold, where their finaliser could not give it back."""
         self.catalog = self._open_catalog(encoding)
@@ -159,6 +162,7 @@ class DatabaseCore(ABC):
         check = verifier(path, self.layout, shard)
 
         def verify(conn: Connection) -> None:
+            self.registry.apply(conn)
             check(conn)
             self._raise_ids_word(conn)
 
@@ -267,7 +271,25 @@ class DatabaseCore(ABC):
             for item in snapshot.schema
             if item.type == "table" and "deferr" in fold(item.sql) and "references" in fold(item.sql)
         )
-        return State(snapshot.layout.epoch, snapshot.layout, snapshot.tables, deferred)
+        registered = self.registry.current
+        unsteady = unsteady_triggers(snapshot.schema, snapshot.tables, registered.functions)
+        return State(snapshot.layout.epoch, snapshot.layout, snapshot.tables, deferred, registered, unsteady)
+
+    # -- functions and collations ----------------------------------------------------------------------------------
+
+    def register(self, entry: Registration) -> None:
+        """Register a function or collation on every connection, or take one back. Raises what ``check`` raises.
+
+        A statement that begins afterwards sees it; one that runs meanwhile may see it on some shards.
+        """
+        entry.check()
+        with self._lock:
+            self._require_open()
+            self.registry.put(entry)
+            for shard in self.shards:
+                shard.pool.renew()
+            self._state = self._load_state()  # what was planned before is forgotten with the old one
+        self.resume()
 
     # -- tables, ids, planning -------------------------------------------------------------------------------------
 
@@ -297,7 +319,7 @@ class DatabaseCore(ABC):
             if highest >= MAX_INTEGER - 1:
                 return False
             self.catalog.set_next(fold(table.name), max(highest, 0) + 1)
-            self._stop_drawn_ids(scope)
+            self.stop_drawn_ids(scope)
         return True
 
     def take_ids(self, table: Table, count: int) -> Iterator[int]:
@@ -315,9 +337,9 @@ class DatabaseCore(ABC):
         """
         require_new_ids(scope, self.layout.shard_ids, table, ids)
         if drawn:
-            self._stop_drawn_ids(scope)
+            self.stop_drawn_ids(scope)
 
-    def _stop_drawn_ids(self, scope: WriteScope) -> None:
+    def stop_drawn_ids(self, scope: WriteScope) -> None:
         """Make every process draw new ids. All shards are locked."""
         word = self.catalog.fence.bump_sequence_epoch()
         for shard in self.layout.shard_ids:
@@ -329,10 +351,10 @@ class DatabaseCore(ABC):
         with self._lock:
             self._require_open()
             if self._planning is None:
-                self._planning = PlanningConnection(self._shard_schema(state), self.layout.encoding)
-            elif self._planning_epoch != state.epoch:
-                self._planning.rebuild(self._shard_schema(state))
-            self._planning_epoch = state.epoch
+                self._planning = PlanningConnection(self._shard_schema(state), self.layout.encoding, state.registered)
+            elif self._planning_state is not state:
+                self._planning.rebuild(self._shard_schema(state), state.registered)
+            self._planning_state = state
             return self._planning
 
     def _shard_schema(self, state: State) -> list[str]:
@@ -344,6 +366,21 @@ class DatabaseCore(ABC):
             texts.append(without_foreign_keys(item.sql, unseen))
         return texts
 
+    def shard_texts(self, state: State) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+        """Return the texts of tables and of indexes as the shards have them, by the table's folded name."""
+        tables: dict[str, str] = {}
+        indexes: dict[str, tuple[str, ...]] = {}
+        for item in self.catalog.schema:
+            if item.type not in ("table", "index"):
+                continue
+            name = fold(item.tbl_name)
+            text = shard_text(item.type, item.name, item.sql, state.tables.get(name), state.tables)
+            if item.type == "table":
+                tables[name] = text
+            else:
+                indexes[name] = (*indexes.get(name, ()), text)
+        return tables, indexes
+
     # -- writing ---------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -354,10 +391,12 @@ class DatabaseCore(ABC):
         *,
         check_epoch: bool = True,
         timeout_s: float | None = None,
+        images: bool = False,
     ) -> Iterator[WriteScope]:
         """Hold the write locks of these shards and commit them together. See ``writes.py``.
 
         ``state`` is the one that the work was routed by: StaleEpochError is raised when the shards have another epoch.
+        ``images``: rows are written as they have to be in the end, foreign keys being seen to already.
         """
         state = state or self.current()
 
@@ -370,13 +409,18 @@ class DatabaseCore(ABC):
             self.budget,
             self.timeout_s if timeout_s is None else timeout_s,
             current if check_epoch else None,
-            state.deferred,
+            () if images else state.deferred,
+            foreign_keys=not images,
         ) as scope:
             yield scope
 
     @abstractmethod
     def recover(self) -> None:
         """End what a process that died has begun."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Try again to end what a process that died has begun, where that lacked a registered function."""
 
     # -- closing ---------------------------------------------------------------------------------------------------
 
@@ -394,7 +438,10 @@ class DatabaseCore(ABC):
     def reset_after_fork(self) -> None:
         """Begin anew, in a forked child, what a thread that is not there may have been in the middle of."""
         self._lock = threading.Lock()
+        self.registry.reset_after_fork()
         self.catalog.reset_after_fork()
+        if self._state.registered is not self.registry.current:  # a registration was under way
+            self._state = self._load_state()
         if self._planning is not None:
             _inherited.append(self._planning)
             self._planning = None

@@ -16,14 +16,15 @@ catalog's change, which deletes the job. Every step can be repeated.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from shardlite.errors import NotSupportedError, ProgrammingError
 from shardlite.execute.core import DatabaseCore
 from shardlite.execute.files import META_TABLE
-from shardlite.execute.placement import Placement
+from shardlite.execute.kept_rows import kept_rows
+from shardlite.execute.placement import Placement, hinted
 from shardlite.execute.planning import split_statements
 from shardlite.execute.schema import SchemaChange, SchemaDraft, key_store_statements
 from shardlite.execute.state import State
@@ -32,6 +33,7 @@ from shardlite.names import RESERVED_PREFIX, fold
 from shardlite.router.catalog import CatalogChange
 from shardlite.router.catalog_file import SchemaObject, table_from_json, table_to_json
 from shardlite.router.table import ConstraintMode, Table, TableKind
+from shardlite.sql.hints import created_name, hint_of, refuse_stray, with_hint
 
 JOB_KIND = "ddl"
 
@@ -70,13 +72,14 @@ class SchemaChanger:
         statements = split_statements(ddl)
         if len(statements) != 1:
             raise ProgrammingError(f"create_table takes one CREATE TABLE, not {len(statements)} statements")
-        with SchemaDraft((), {}, "UTF-8") as alone:
+        refuse_stray([ddl], statements)
+        with SchemaDraft((), {}, "UTF-8", self._db.registry.current) as alone:
             name = alone.table_created_by(statements[0])
 
         def attempt() -> Table:
             existing = self._db.current().tables.get(fold(name))
             if existing is not None:
-                _require_same_placement(existing, placement)
+                _require_same_placement(existing, hinted(name, placement, hint_of(ddl)))
             self._apply(statements, {} if existing is not None else {fold(name): placement})
             return self._db.table(name)
 
@@ -87,8 +90,56 @@ class SchemaChanger:
         """Run schema changes on every shard, all or none of them. ``placements`` is by folded table name."""
         texts = [sql] if isinstance(sql, str) else list(sql)
         statements = [statement for text in texts for statement in split_statements(text)]
+        refuse_stray(texts, statements)
         with self._lock:
             self._db.with_current(lambda: self._apply(statements, placements or {}))
+
+    def create_table_as(self, sql: str, parameters: Any, read: Callable[[], Iterable[Sequence[Any]]]) -> None:
+        """Create the table of a CREATE TABLE ... AS with its rows, in one transaction: all of it or nothing.
+
+        The table is single: its rows are on the home shard, which commits first, so that whatever a crash leaves for
+        ``recover`` to end on the other shards, the rows are there. They are read, by ``read``, before any lock is
+        taken, and kept in a file meanwhile: as if the statement had run right after the reading.
+
+        :param parameters: NULL for each parameter of the statement.
+        """
+        refuse_stray([sql], [sql])
+        hint = hint_of(sql)
+
+        def attempt() -> None:
+            state = self._db.current()
+            registered = self._db.registry.current
+            schema, encoding = self._db.catalog.schema, state.layout.encoding
+            with SchemaDraft(schema, state.tables, encoding, registered) as draft:
+                text = draft.table_made_as(sql, parameters)
+            if text is None:
+                return
+            with SchemaDraft(schema, state.tables, encoding, registered) as draft:
+                draft.run(with_hint(text, hint) if hint is not None else text)
+                change = draft.finish({})
+            table = next(table for table in change.tables if fold(table.name) == created_name(sql))
+            if table.kind is not TableKind.SINGLE:
+                raise NotSupportedError(
+                    f"CREATE TABLE {table.name} AS SELECT as a {table.kind} table: its rows would be on several "
+                    "shards, and a crash could leave a part of them. Create the table first, with its hint, and "
+                    "insert the rows then"
+                )
+            with kept_rows(read()) as rows:
+                self._run(state, change, lambda scope: rows.insert(scope, table))
+
+        with self._lock:
+            self._db.with_current(attempt)
+
+    def set_header(self, sql: str) -> None:
+        """Run a PRAGMA that sets a number in the file's header, such as ``user_version``, on every shard or none."""
+
+        def attempt() -> None:
+            state = self._db.current()
+            change = SchemaChange((sql,), tuple(state.tables.values()), {}, tuple(self._db.catalog.schema))
+            self._run(state, change)
+
+        with self._lock:
+            self._db.with_current(attempt)
 
     def keep_explicit_keys(self, table: Table) -> Table:
         """Let a table without a key column remember the keys that are given with its rows."""
@@ -112,7 +163,8 @@ class SchemaChanger:
 
     def _apply(self, statements: Sequence[str], placements: Mapping[str, Placement]) -> None:
         state = self._db.current()
-        with SchemaDraft(self._db.catalog.schema, state.tables, state.layout.encoding) as draft:
+        registered = self._db.registry.current
+        with SchemaDraft(self._db.catalog.schema, state.tables, state.layout.encoding, registered) as draft:
             for statement in statements:
                 draft.run(statement)
             change = draft.finish(placements)
@@ -125,7 +177,8 @@ class SchemaChanger:
 
     # -- running -------------------------------------------------------------------------------------------------
 
-    def _run(self, state: State, change: SchemaChange) -> None:
+    def _run(self, state: State, change: SchemaChange, fill: Callable[[WriteScope], None] | None = None) -> None:
+        """Run a change on all shards. ``fill`` brings rows to the home shard, which commits before the others."""
         db = self._db
         epoch = state.epoch + 1
         job = 0
@@ -135,6 +188,8 @@ class SchemaChanger:
                     raise _LeftBehindError
                 for shard in db.layout.shard_ids:
                     _run_on_shard(scope, shard, change.statements, epoch)
+                if fill is not None:
+                    fill(scope)
                 job = db.catalog.add_job(JOB_KIND, _to_payload(change, epoch))
         except _LeftBehindError:
             # All locks were ours and no shard had a newer epoch: whoever recorded that job is gone.
@@ -267,8 +322,9 @@ def _placement(
         raise ProgrammingError(f"kind must be one of {known}, not {kind!r}") from None
     columns: tuple[str, ...] = ()
     if shard_key is not None:
-        several = isinstance(shard_key, Sequence) and not isinstance(shard_key, (str, bytes))
-        columns = tuple(shard_key) if several else (shard_key,)  # type: ignore[assignment]
+        given: Any = shard_key
+        several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+        columns = tuple(given) if several else (given,)
         if not columns or not all(isinstance(name, str) for name in columns):
             raise ProgrammingError(f"shard_key must be a column's name or several, not {shard_key!r}")
         if wanted in (TableKind.REFERENCE, TableKind.SINGLE):

@@ -81,6 +81,7 @@ class InsertPlan:
         guard = f"{EPOCH_HOLDS} AND {IDS_HOLD}" if self.checks_ids else EPOCH_HOLDS
         self.writers: Sequence[Callable[..., tuple[int, int | None]]] = ()
         self.note_key: Callable[[int], None] = _note_nothing
+        state.require_steady(table)
         self.plain = table.kind is not TableKind.REFERENCE and not table.explicit_key and bool(columns)
         """One statement on one shard does it all."""
         self.fast = (

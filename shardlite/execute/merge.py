@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cmp_to_key
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -33,15 +34,23 @@ class _Reversed:
 def row_key(spec: OrderSpec) -> Callable[[tuple[Any, ...]], Any]:
     """Return a function from a row, which ends with the hidden columns of ``spec``, to its sort key."""
     width = len(spec.columns)
-    parts = tuple((index - width, spec.collations[index], spec.descending[index]) for index in range(width))
+    parts = tuple(
+        (index - width, _value_key(spec, spec.collations[index]), spec.descending[index]) for index in range(width)
+    )
 
     def key(row: tuple[Any, ...]) -> Any:
-        return tuple(
-            _Reversed(sort_key(row[at], collation)) if descending else sort_key(row[at], collation)
-            for at, collation, descending in parts
-        )
+        return tuple(_Reversed(of(row[at])) if descending else of(row[at]) for at, of, descending in parts)
 
     return key
+
+
+def _value_key(spec: OrderSpec, collation: str) -> Callable[[Any], Any]:
+    """Return a function from a value to its sort key in one column's order."""
+    if collation not in spec.comparisons:
+        return lambda value: sort_key(value, collation)
+    text_key = cmp_to_key(spec.comparisons[collation])
+    # Among the classes of values text stands where ``sort_key`` puts it.
+    return lambda value: (*sort_key("")[:1], text_key(value)) if isinstance(value, str) else sort_key(value)
 
 
 def merge_rows(

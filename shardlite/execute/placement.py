@@ -9,7 +9,15 @@ from shardlite.errors import LayoutMismatchError, NotSupportedError, Programming
 from shardlite.names import fold
 from shardlite.router.table import ConstraintMode, ForeignKey, Table, TableKind, UniqueConstraint
 from shardlite.sql.copies import shifts
-from shardlite.sql.ddl import conflict_clauses
+from shardlite.sql.ddl import conflict_clauses, without_foreign_keys
+from shardlite.sql.hints import Hint, without_hints
+from shardlite.sql.shard_schema import (
+    is_unseen,
+    uniqueness_clauses,
+    unseen_uniqueness,
+    without_unique,
+    without_unseen_uniqueness,
+)
 
 _KEY_COLLATIONS = ("binary", "nocase", "rtrim")
 
@@ -23,6 +31,45 @@ class Placement:
     colocate_with: str | None = None
     constraints: ConstraintMode = ConstraintMode.STRICT
     reason: str = ""
+
+
+def hinted(name: str, asked: Placement, hint: Hint | None) -> Placement:
+    """Put together what the caller says and what the CREATE TABLE's hints say.
+
+    :raises ProgrammingError: they contradict each other. (``constraints="strict"``, the default, contradicts nothing.)
+    """
+    if hint is None:
+        return asked
+    kind_of_key = TableKind.SHARDED if hint.key else None
+    for word, said, argument in (
+        ("key", hint.key, asked.key_columns),
+        ("kind", hint.kind or kind_of_key, asked.kind or (TableKind.SHARDED if asked.key_columns else None)),
+        ("colocate_with", hint.colocate_with, asked.colocate_with),
+    ):
+        if said and argument and _folded(said) != _folded(argument):
+            raise ProgrammingError(
+                f"{name}: the hint in its definition says {word}={_names_of(said)}, the call {_names_of(argument)}: "
+                "leave one of them out"
+            )
+    if hint.constraints is ConstraintMode.STRICT and asked.constraints is ConstraintMode.CHECKED:
+        raise ProgrammingError(
+            f"{name}: the hint in its definition says constraints=strict, the call checked: leave one of them out"
+        )
+    return replace(
+        asked,
+        kind=asked.kind or hint.kind,
+        key_columns=asked.key_columns or hint.key,
+        colocate_with=asked.colocate_with or hint.colocate_with,
+        constraints=hint.constraints or asked.constraints,
+    )
+
+
+def _folded(said: str | Sequence[str]) -> list[str]:
+    return [fold(said)] if isinstance(said, str) else list(map(fold, said))
+
+
+def _names_of(said: str | Sequence[str]) -> str:
+    return str(said) if isinstance(said, str) else ", ".join(said)
 
 
 def place(table: Table, asked: Placement, tables: Mapping[str, Table]) -> Table:
@@ -179,12 +226,49 @@ def group_of(table: Table) -> str:
 
 def unseen_constraints(table: Table, tables: Mapping[str, Table]) -> tuple[str, ...]:
     """Say in words which constraints of a table no single shard can see."""
-    unseen = [f"UNIQUE ({_names(c)})" for c in table.unique if table.sharded and not covers_key(table, c)]
+    unseen = [f"UNIQUE ({_names(c)})" for c in unseen_uniqueness(table)]
     unseen += [foreign_key_text(k) for k in table.foreign_keys if not sees_parent(table, k, tables)]
     return tuple(unseen)
 
 
-def refuse_conflict_clauses(table: Table, ddl: str) -> None:
+def shard_text(kind: str, name: str, sql: str, table: Table | None, tables: Mapping[str, Table]) -> str:
+    """Return the text that makes an object of the schema on a shard: without the constraints that it can't see.
+
+    :param kind: table, index, view or trigger.
+    :param table: the table that the object is or belongs to, None for a view.
+    """
+    if table is None or table.virtual:
+        return sql
+    if kind == "index":
+        return without_unique(table, name, sql)
+    if kind != "table":
+        return sql
+    unseen = [key for key in table.foreign_keys if not sees_parent(table, key, tables)]
+    return without_unseen_uniqueness(table, without_foreign_keys(without_hints(sql), unseen))
+
+
+def refuse_definition(table: Table, ddl: str) -> None:
+    """Refuse what the definition of a placed table says and its shards or copies can't follow."""
+    _refuse_conflict_clauses(table, ddl)
+    for clause in uniqueness_clauses(ddl):
+        if not is_unseen(table, clause):
+            continue
+        named = f"{table.name} ({', '.join(clause.columns)})"
+        key = f"the shard key ({', '.join(table.key_columns)})"
+        if clause.action in ("IGNORE", "REPLACE"):
+            raise NotSupportedError(
+                f"{named}: ON CONFLICT {clause.action} of a constraint without {key}: the row that it conflicts with "
+                "may be on another shard. Leave ON CONFLICT out, or use kind='single'"
+            )
+        nullable = [n for n in table.key_columns if not table.by_name[fold(n)].not_null]
+        if clause.primary and table.without_rowid and nullable:
+            raise NotSupportedError(
+                f"{named}: a table WITHOUT ROWID whose PRIMARY KEY is without {key} tells its rows apart by both, and "
+                f"{nullable[0]} may be NULL: declare it NOT NULL, leave WITHOUT ROWID out, or use kind='single'"
+            )
+
+
+def _refuse_conflict_clauses(table: Table, ddl: str) -> None:
     """Refuse an ON CONFLICT in the definition of a placed table that shards or copies can't follow."""
     alias = fold(table.rowid_alias) if table.rowid_alias is not None else None
     for clause in conflict_clauses(ddl):
@@ -206,20 +290,6 @@ def refuse_conflict_clauses(table: Table, ddl: str) -> None:
                 f"{named} of a reference table: the default {column.default_sql} that takes the place of NULL would "
                 "differ on each copy. Use a constant default, or leave ON CONFLICT REPLACE out"
             )
-
-
-def covers_key(table: Table, constraint: UniqueConstraint) -> bool:
-    """Tell whether equal values of the constraint's columns always share a shard.
-
-    They don't where the constraint compares a key column more coarsely than the key does: a NOCASE index on a BINARY
-    key finds 'a' and 'A' equal, which live on two shards.
-    """
-    collations = constraint.collations or ("",) * len(constraint.columns)
-    columns = {fold(n): fold(c) for n, c in zip(constraint.columns, collations, strict=True) if n is not None}
-    keys = {fold(name): fold(table.by_name[fold(name)].collation) for name in table.key_columns}
-    return bool(keys) and all(
-        name in columns and columns[name] in ("", "binary", collation) for name, collation in keys.items()
-    )
 
 
 def _unlike_parents(child: Table, tables: Mapping[str, Table]) -> str:

@@ -12,18 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from shardlite.driver import sqlite3
-from shardlite.errors import NotSupportedError, ProgrammingError, reraise
+from shardlite.errors import NotSupportedError, OperationalError, ProgrammingError, reraise
+from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
 from shardlite.names import fold, is_reserved
+from shardlite.router.catalog_file import SchemaObject
 from shardlite.sql.facts import Access, Prepared, StatementKind
-from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, words
+from shardlite.sql.pragmas import OWN_TABLES
+from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of
 
 _DELETE, _INSERT, _READ, _UPDATE, _FUNCTION = 9, 18, 20, 23, 31
-_OWN_TABLES = words(
-    """
-    sqlite_master sqlite_schema sqlite_temp_master sqlite_temp_schema sqlite_sequence sqlite_stat1
-    sqlite_stat4
-    """
-)
 _KINDS = {
     "SELECT": StatementKind.SELECT,
     "VALUES": StatementKind.SELECT,
@@ -46,16 +43,6 @@ _COLUMN_STEPS = 20_000
 """Virtual-machine steps that finding the column names may take: a recursive CTE over no rows can run for ever."""
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaObject:
-    """One object of the logical schema: ``type`` is table, index, view or trigger."""
-
-    type: str
-    name: str
-    tbl_name: str
-    sql: str
-
-
 @dataclass
 class _Log:
     """What the authorizer saw while one statement was prepared."""
@@ -75,7 +62,7 @@ class _Log:
         return 0
 
     def _note_table(self, action: int, table: str, column: str, via: str) -> None:
-        if table in _OWN_TABLES:
+        if table in OWN_TABLES:
             # Opening a table-valued function reads the schema too: the text itself tells a mention from that.
             self.own_behind = self.own_behind or bool(via)
             return
@@ -103,34 +90,52 @@ def _head_after_with(tokens: Sequence[Token]) -> str:
     return "SELECT"
 
 
+def inserts(sql: str) -> bool:
+    """Tell whether a statement is an INSERT or REPLACE."""
+    head = sql.lstrip()[:6].upper()
+    if head in ("INSERT", "UPDATE", "DELETE"):
+        return head == "INSERT"
+    return kind_of(tokenize(sql)) is StatementKind.INSERT
+
+
+def has_conflict_clause(sql: str) -> bool:
+    """Tell whether a statement says ON CONFLICT: it may then have updated a row instead of inserting one."""
+    return "CONFLICT" in sql.upper() and any(token.is_word("CONFLICT") for token in tokens_of(sql))
+
+
 class PlanningConnection:
     """Prepare statements against the logical schema. Safe to use from many threads; one statement at a time."""
 
-    def __init__(self, schema_sql: Sequence[str] = (), encoding: str = "UTF-8") -> None:
+    def __init__(
+        self, schema_sql: Sequence[str] = (), encoding: str = "UTF-8", registered: Registered = NOTHING
+    ) -> None:
         self._lock = threading.RLock()
         self._encoding = encoding
         self._registrations: list[Callable[[sqlite3.Connection], object]] = []
         self._log = _Log()
-        self._connection = self._open(schema_sql)
+        self._missing: frozenset[str] = frozenset()
+        self._connection = self._open(schema_sql, registered)
 
-    def _open(self, schema_sql: Sequence[str]) -> sqlite3.Connection:
+    def _open(self, schema_sql: Sequence[str], registered: Registered) -> sqlite3.Connection:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f'PRAGMA encoding = "{self._encoding}"')
+            registered.apply(connection)
             for register in self._registrations:
                 register(connection)
-            for sql in schema_sql:
-                connection.execute(sql)
+            self._missing = load_schema(
+                connection, [*schema_sql, "ANALYZE"]
+            )  # which makes sqlite_stat1: a statement may name it
             connection.execute("PRAGMA foreign_keys = ON")
         except sqlite3.Error as error:
             connection.close()
             reraise(error, "the logical schema")
         return connection
 
-    def rebuild(self, schema_sql: Sequence[str]) -> None:
-        """Replace the schema, in the order given (tables before what needs them). Registered functions stay."""
+    def rebuild(self, schema_sql: Sequence[str], registered: Registered = NOTHING) -> None:
+        """Replace the schema, in the order given (tables before what needs them), and what the user registered."""
         with self._lock:
-            fresh = self._open(schema_sql)
+            fresh = self._open(schema_sql, registered)
             self._connection.close()
             self._connection = fresh
 
@@ -206,6 +211,9 @@ class PlanningConnection:
                 _raise(error)
             finally:
                 self._connection.set_authorizer(None)
+            missing = sorted(log.functions & self._missing)
+        if missing:
+            raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
         return log, frozenset(row[1] for row in rows)
 
     def columns(self, sql: str) -> tuple[str, ...]:
@@ -276,8 +284,7 @@ def split_statements(sql: str) -> list[str]:
         raise ProgrammingError(f"the SQL contains a null character: {sql[:60]!r}")
     statements: list[str] = []
     start = 0
-    tokens = _raw_tokens(sql)
-    for token in tokens:
+    for token in tokens_of(sql):
         if token.key == ";" and token.start >= start and sqlite3.complete_statement(sql[start : token.end]):
             statement = sql[start : token.start].strip().lstrip("; \t\r\n")
             if tokenize(statement).tokens:
@@ -289,10 +296,6 @@ def split_statements(sql: str) -> list[str]:
             raise ProgrammingError(f"incomplete input: {rest[:60]!r}")
         statements.append(rest)
     return statements
-
-
-def _raw_tokens(sql: str) -> tuple[Token, ...]:
-    return tokenize(sql + "\n;;x").tokens[:-1]
 
 
 def check_ddl(statement: str) -> None:
@@ -320,7 +323,7 @@ def _pragma_of(text: Text) -> tuple[str, str]:
 
 
 def _names_own_table(token: Token) -> bool:
-    return token.kind is not TokenKind.STRING and token.name in _OWN_TABLES
+    return token.kind is not TokenKind.STRING and token.name in OWN_TABLES
 
 
 def _nothing(text: Text) -> Any:
@@ -332,5 +335,5 @@ def _nothing(text: Text) -> Any:
 
 def _raise(error: Exception) -> NoReturn:
     if isinstance(error, sqlite3.Error):
-        reraise(error)
+        reraise(error, HOW_TO_REGISTER if is_missing(error) else "")
     raise ProgrammingError(str(error)) from error

@@ -138,7 +138,7 @@ class Reader:
             for name in parameters:
                 if is_reserved(str(name)):
                     raise ProgrammingError(f"parameters that begin with _shardlite_ are shardlite's own: {name}")
-        condition = compile_where(table, where, parameters)
+        condition = compile_where(table, where, parameters, functions=self._db.registry.functions)
         if key is None:
             return condition
         if table.explicit_key:
@@ -210,10 +210,10 @@ class Reader:
         select = f"SELECT {', '.join(map(quote, names))}"
         body = f" FROM {quote(table.name)}{where_text(condition)}"
         if len(shards) == 1:
-            order = compile_order(table, order_by).sql if order_by is not None else ""
+            order = compile_order(table, order_by, state.registered.collations).sql if order_by is not None else ""
             sql = f"{select}{body} {order}{limit_text(limit, offset)}"
             return self._db.shards[shards[0]].fetch_all(sql, condition.parameters)
-        spec = compile_order(table, order_by)
+        spec = compile_order(table, order_by, state.registered.collations)
         encoding = state.layout.encoding
         if encoding != "UTF-8":
             spec = replace(spec, collations=tuple(text_order(name, encoding) for name in spec.collations))

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from shardlite.driver import sqlite3
-from shardlite.errors import NotSupportedError, ProgrammingError, reraise
+from shardlite.errors import InternalError, NotSupportedError, ProgrammingError, reraise
 from shardlite.execute.placement import (
     Placement,
     foreign_key_text,
+    hinted,
     place,
-    refuse_conflict_clauses,
+    refuse_definition,
     sees_parent,
+    shard_text,
     unseen_constraints,
 )
 from shardlite.execute.planning import check_ddl
+from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
 from shardlite.execute.state import key_store_of
 from shardlite.names import fold, quote
 from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.introspect import describe, table_names
 from shardlite.router.table import ConstraintMode, Table, TableKind
-from shardlite.sql.ddl import conflict_clauses, first_words, tokens_of, without_foreign_keys
+from shardlite.sql.create_as import select_of
+from shardlite.sql.ddl import conflict_clauses
+from shardlite.sql.hints import Hint, created_name, current_hint, disagreement, hint_of, makes_table, settled, with_hint
+from shardlite.sql.shard_schema import identity_columns, lookup_indexes, unseen_uniqueness
+from shardlite.sql.tokens import first_words
 
 _DELETE, _INSERT, _READ, _UPDATE = 9, 18, 20, 23
 
@@ -46,16 +54,29 @@ class SchemaChange:
 class SchemaDraft:
     """The logical schema on a scratch connection, changed statement by statement. For one thread; close it."""
 
-    def __init__(self, schema: Sequence[SchemaObject], tables: Mapping[str, Table], encoding: str) -> None:
+    def __init__(
+        self,
+        schema: Sequence[SchemaObject],
+        tables: Mapping[str, Table],
+        encoding: str,
+        registered: Registered = NOTHING,
+    ) -> None:
         self._old = dict(tables)
         self._tables: dict[str, Table] = dict(tables)
         self._renamed: dict[str, str] = {}
         self._created: dict[str, int] = {}
+        self._unique_indexes: dict[int, str] = {}
+        """Position of a CREATE UNIQUE INDEX in the statements -> the index's name."""
+        self._hints = {
+            fold(item.name): hint for item in schema if item.type == "table" and (hint := hint_of(item.sql)) is not None
+        }
+        """Folded table name -> what its CREATE TABLE says of its place: DROP COLUMN may take the comment away."""
         self._statements: list[str] = []
         self._conn = sqlite3.connect(":memory:", isolation_level=None)
         self._conn.execute(f"PRAGMA encoding = '{encoding}'")
-        for item in schema:
-            self._conn.execute(item.sql)
+        self._functions = registered.functions
+        registered.apply(self._conn)
+        load_schema(self._conn, [item.sql for item in schema])
 
     def __enter__(self) -> Self:
         return self
@@ -81,27 +102,63 @@ class SchemaDraft:
         """Apply one statement to the draft. Raises SQLite's own error, or NotSupportedError for what can't be."""
         check_ddl(statement)
         words = first_words(statement)
-        self._refuse(statement, words)
+        if select_of(statement) is not None:
+            raise NotSupportedError(
+                "CREATE TABLE ... AS SELECT reads rows: run it through execute(), or create the table here and insert "
+                "the rows then"
+            )
         before = self._objects()
         names = table_names(self._conn)
-        try:
+        hint = None
+        if makes_table(statement):
+            hint, statement = hint_of(statement), settled(statement)
+        with self._sqlites_errors():
             self._conn.execute(statement)
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            if isinstance(error, sqlite3.Error):
-                reraise(error)
-            raise ProgrammingError(str(error)) from error
-        if self._conn.execute("SELECT count(*) FROM sqlite_temp_schema").fetchone()[0]:
-            raise NotSupportedError(f"temp objects live in one connection: create an ordinary one: {statement[:80]}")
+        self._require_nothing_temporary(statement)
         if self._objects() == before and words[0] not in ("REINDEX", "ANALYZE"):
+            self._require_agreement(statement, hint)
             return  # IF NOT EXISTS, IF EXISTS
         self._statements.append(statement)
-        self._follow(words, set(names), set(table_names(self._conn)), before)
+        if words[:2] == ("CREATE", "UNIQUE"):
+            known = {item.name for item in before if item.type == "index"}
+            made = (item.name for item in self._objects() if item.type == "index" and item.name not in known)
+            self._unique_indexes[len(self._statements) - 1] = next(made)
+        now = table_names(self._conn)
+        if hint is not None:
+            self._hints |= {fold(name): hint for name in now if name not in names}
+        self._follow(words, set(names), set(now), before)
 
-    def _refuse(self, statement: str, words: tuple[str, ...]) -> None:
-        if words[:2] == ("CREATE", "TABLE"):
-            keywords = [token.text.upper() for token in tokens_of(statement) if not token.quoted]
-            if "AS" in keywords and "(" not in keywords[: keywords.index("AS")]:
-                raise NotSupportedError("CREATE TABLE ... AS SELECT: create the table, then insert the rows")
+    def _require_agreement(self, statement: str, hint: Hint | None) -> None:
+        """Refuse CREATE TABLE IF NOT EXISTS of a table that is there with another kind or key than the hint says."""
+        table = self._tables.get(created_name(statement)) if hint is not None else None
+        why = disagreement(hint, table) if hint is not None and table is not None else None
+        if table is not None and why is not None:
+            raise ProgrammingError(f"{table.name} exists: the hint in its definition says {why}")
+
+    def table_made_as(self, statement: str, parameters: Any) -> str | None:
+        """Return the text that SQLite gives a table of CREATE TABLE ... AS; None where IF NOT EXISTS finds it there."""
+        check_ddl(statement)
+        name = created_name(statement)
+        with self._sqlites_errors():
+            before = {item.name for item in self._objects()}
+            self._conn.execute(statement, parameters)
+        self._require_nothing_temporary(statement)
+        made = (item.sql for item in self._objects() if item.name not in before and fold(item.name) == name)
+        return next(made, None)
+
+    @contextlib.contextmanager
+    def _sqlites_errors(self) -> Iterator[None]:
+        """Raise what SQLite says as shardlite's errors."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            reraise(error, HOW_TO_REGISTER if is_missing(error) else "")
+        except sqlite3.Warning as error:
+            raise ProgrammingError(str(error)) from error
+
+    def _require_nothing_temporary(self, statement: str) -> None:
+        if self._conn.execute("SELECT count(*) FROM sqlite_temp_schema").fetchone()[0]:
+            raise NotSupportedError(f"temp objects live in one connection: create an ordinary one: {statement[:80]}")
 
     def _objects(self) -> list[SchemaObject]:
         rows = self._conn.execute(
@@ -127,6 +184,8 @@ class SchemaDraft:
         self._alter([table for name in sorted(changed) if (table := self._tables.get(name)) is not None])
 
     def _rename(self, old: str, new: str) -> None:
+        if fold(old) in self._hints:
+            self._hints[fold(new)] = self._hints.pop(fold(old))
         table = self._tables.pop(fold(old), None)
         if table is None:
             if old in self._created:
@@ -143,11 +202,14 @@ class SchemaDraft:
                 index,
                 *triggers,
             ]
+        for (old_name, _), (_, text) in zip(lookup_indexes(table), lookup_indexes(renamed), strict=True):
+            self._statements += [f"DROP INDEX {quote(old_name)}", text]
         self._tables[fold(new)] = renamed
         self._renamed[fold(new)] = self._renamed.pop(fold(old), old)
 
     def _drop(self, name: str) -> None:
         table = self._tables.pop(fold(name), None)
+        self._hints.pop(fold(name), None)
         self._created.pop(name, None)
         self._renamed.pop(fold(name), None)
         if table is not None and table.explicit_key:
@@ -212,22 +274,52 @@ class SchemaDraft:
         statements = list(self._statements)
         for name in self._in_dependency_order():
             facts = describe(self._conn, name)
-            asked = placements.get(fold(name), Placement())
+            asked = hinted(name, placements.get(fold(name), Placement()), self._hints.get(fold(name)))
             table = place(facts.table(TableKind.SINGLE), asked, self._tables)
-            refuse_conflict_clauses(table, self._text_of(name))
+            refuse_definition(table, self._text_of(name))
             self._tables[fold(name)] = table
-            unwanted = [key for key in table.foreign_keys if not sees_parent(table, key, self._tables)]
-            if unwanted:
-                at = self._created[name]
-                statements[at] = without_foreign_keys(statements[at], unwanted)
+            at = self._created[name]
+            statements[at] = shard_text("table", name, statements[at], table, self._tables)
             if table.explicit_key:
                 statements += key_store_statements(table)
+            if unseen_uniqueness(table):
+                self._require_same_columns(table, statements[at])
+                statements += [text for _, text in lookup_indexes(table)]
+        for at, index in self._unique_indexes.items():
+            owner = next((t for t in self._tables.values() if any(c.name == index for c in t.unique)), None)
+            statements[at] = shard_text("index", index, statements[at], owner, self._tables)
         self._check_children()
         self._check_replaced_parents()
         self._check_triggers()
         order = [fold(name) for name in table_names(self._conn)]
         tables = tuple(self._tables[name] for name in order)
-        return SchemaChange(tuple(statements), tables, dict(self._renamed), tuple(self._objects()))
+        return SchemaChange(tuple(statements), tables, dict(self._renamed), tuple(self._hinted_objects()))
+
+    def _hinted_objects(self) -> Iterable[SchemaObject]:
+        """Give the schema's objects, hints in today's words: SQLite renames nothing in a comment."""
+        names = {name: table.name for name, table in self._tables.items()}
+        names |= {fold(old): self._tables[new].name for new, old in self._renamed.items()}
+        for item in self._objects():
+            table = self._tables.get(fold(item.name)) if item.type == "table" else None
+            hint = self._hints.get(fold(item.name)) if table is not None and not table.virtual else None
+            if hint is None or table is None or (now := current_hint(hint, table, names)) == hint_of(item.sql):
+                yield item
+            else:
+                yield replace(item, sql=with_hint(item.sql, now))
+
+    def _require_same_columns(self, table: Table, text: str) -> None:
+        """Make sure, by SQLite's own reading, that the shards' text differs in the constraints that were meant only."""
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as scratch:
+            scratch.execute(text)
+            (made,) = table_names(scratch)
+            found = describe(scratch, made).table(TableKind.SINGLE)
+        placed = replace(table, columns=found.columns, unique=found.unique)
+        columns = [replace(column, primary_key_position=0) for column in found.columns]
+        expected = [replace(column, primary_key_position=0) for column in table.columns]
+        primary = identity_columns(table) if table.without_rowid else table.primary_key if table.rowid_alias else None
+        wrong = primary is not None and [*map(fold, found.primary_key)] != [*map(fold, primary)]
+        if unseen_uniqueness(placed) or columns != expected or wrong:
+            raise InternalError(f"{table.name}: the shards' definition came out as another one: {text}")
 
     def _text_of(self, name: str) -> str:
         row = self._conn.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,)).fetchone()
@@ -286,7 +378,7 @@ class SchemaDraft:
         if not rows:
             return
         # Needs the SQL parser, which takes a third of a second to import: only where there is a trigger.
-        from shardlite.sql.triggers import conflict_of, raises, read_trigger
+        from shardlite.sql.triggers import conflict_of, read_trigger, stops_half_way
 
         for (name,) in rows:
             table = self._tables.get(fold(name))
@@ -304,14 +396,12 @@ class SchemaDraft:
             if item.type != "trigger":
                 continue
             text = read_trigger(item.name, item.tbl_name, item.sql)
-            if raises(text, "FAIL"):
-                raise NotSupportedError(
-                    f"trigger {item.name}: RAISE(FAIL) can't keep what was done before it: use RAISE(ABORT, ...)"
-                )
+            if (why := stops_half_way(text)) is not None:
+                raise NotSupportedError(f"trigger {item.name}: {why}")
             fired = self._tables.get(fold(item.tbl_name))
             conflict = None
             if fired is not None and fired.kind is not TableKind.SINGLE:
-                conflict = conflict_of(text, self._tables)
+                conflict = conflict_of(text, self._tables, self._functions)
             if fired is not None and conflict is not None:
                 where = "one shard only" if fired.sharded else "each copy by itself"
                 raise NotSupportedError(

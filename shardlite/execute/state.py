@@ -1,11 +1,16 @@
-"""One epoch's view of the schema and the layout, with what was derived from it. Replaced whole when the epoch moves."""
+"""One epoch's view of the schema and the layout, with what was derived from it.
+
+Replaced whole when the epoch moves, or when the user registers a function or collation.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from shardlite.errors import ProgrammingError, RoutingError
+from shardlite.errors import NotSupportedError, ProgrammingError, RoutingError
+from shardlite.execute.registry import NOTHING, Registered
 from shardlite.names import fold, is_reserved
 from shardlite.router.layout import Layout
 from shardlite.router.table import Table, TableKind
@@ -17,14 +22,37 @@ KEY_STORE_PREFIX = "_shardlite_key_"
 class State:
     """Tables and routes of one epoch. Shared by threads: entries are added, never changed."""
 
-    __slots__ = ("_routes", "deferred", "epoch", "gets", "inserts", "layout", "stays", "tables")
+    __slots__ = (
+        "_routes",
+        "deferred",
+        "epoch",
+        "gets",
+        "inserts",
+        "layout",
+        "registered",
+        "stays",
+        "tables",
+        "unsteady",
+    )
 
-    def __init__(self, epoch: int, layout: Layout, tables: Mapping[str, Table], deferred: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        layout: Layout,
+        tables: Mapping[str, Table],
+        deferred: tuple[str, ...],
+        registered: Registered = NOTHING,
+        unsteady: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.epoch = epoch
         self.layout = layout
         self.tables = tables
         self.deferred = deferred
         """Names of the tables with a deferred foreign key."""
+        self.registered = registered
+        """The user's functions and collations, which every connection has that is taken from now on."""
+        self.unsteady = unsteady
+        """Folded name of a reference table -> why a change of its rows may do something else on each copy."""
         self._routes: dict[str, Callable[[Any], int]] = {}
         self.inserts: dict[Any, Any] = {}
         """Insert plans by (table, columns of the row, whether a key is given)."""
@@ -42,6 +70,11 @@ class State:
             raise ProgrammingError(f"no such table: {name} (there are: {known})") from None
         except (AttributeError, TypeError):
             raise ProgrammingError(f"a table's name must be a str, not {name!r}") from None
+
+    def require_steady(self, table: Table) -> None:
+        """Raise NotSupportedError when a change of this table's rows may do something else on each copy of it."""
+        if self.unsteady and fold(table.name) in self.unsteady:
+            raise NotSupportedError(self.unsteady[fold(table.name)])
 
     def route(self, table: Table) -> Callable[[Any], int]:
         """Return the function from a key's value to the shard of ``table`` that holds it."""

@@ -11,24 +11,26 @@ from typing import Any
 
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
-from shardlite.errors import IntegrityError, OperationalError, ProgrammingError, RoutingError, reraise
-from shardlite.execute.coordinator import Coordinator
+from shardlite.errors import IntegrityError, OperationalError, ProgrammingError, RoutingError
 from shardlite.execute.database import Database
+from shardlite.execute.gather import gather
+from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
 from shardlite.execute.merge import merge_rows
-from shardlite.execute.planning import kind_of
+from shardlite.execute.past import Past
+from shardlite.execute.planning import has_conflict_clause, inserts
 from shardlite.execute.result import Result
+from shardlite.execute.sizes import Sizes
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError, WriteScope
 from shardlite.names import fold
-from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.sequences import Sequence as IdSequence
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
-from shardlite.sql.ddl import tokens_of
-from shardlite.sql.facts import Schema, StatementKind
+from shardlite.sql.create_as import select_of
+from shardlite.sql.facts import Schema
 from shardlite.sql.order import OrderSpec
-from shardlite.sql.plan import Plan, PlanKind, Program
+from shardlite.sql.plan import WITHOUT_STEPS, Plan, PlanKind
 from shardlite.sql.planner import Planner
 from shardlite.sql.tokens import tokenize
 
@@ -66,20 +68,14 @@ def _probes(one: _Ready) -> bool:
     return insert is not None and insert.probe and bool(insert.explicit_ids)
 
 
-def _inserts(sql: str) -> bool:
-    """Tell whether a statement is an INSERT or REPLACE."""
-    head = sql.lstrip()[:6].upper()
-    if head in ("INSERT", "UPDATE", "DELETE"):
-        return head == "INSERT"
-    return kind_of(tokenize(sql)) is StatementKind.INSERT
-
-
 class StatementRunner:
     """Runs SQL for one database. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._planner: tuple[int, Planner] | None = None
+        self._sizes = Sizes(database)
+        self._past = Past()
+        self._planner: tuple[State, Planner] | None = None
 
     # -- planning ------------------------------------------------------------------------------------------------
 
@@ -95,20 +91,24 @@ class StatementRunner:
 
     def _planner_of(self, state: State) -> Planner:
         known = self._planner
-        if known is not None and known[0] == state.epoch:
+        if known is not None and known[0] is state:
             return known[1]
         schema = self._db.catalog.schema
+        texts, indexes = self._db.shard_texts(state)
         made = Planner(
             Schema(
                 tables=state.tables,
                 views={fold(item.name): item.sql for item in schema if item.type == "view"},
                 triggers={fold(item.name): item.sql for item in schema if item.type == "trigger"},
-                indexes=_index_texts(schema),
+                functions=state.registered.functions,
+                ddl=texts,
+                indexes=indexes,
             ),
             lambda sql: self._db.planning().prepare(sql),
             lambda sql: self._db.planning().columns(sql),
+            self._sizes.rows,
         )
-        self._planner = (state.epoch, made)
+        self._planner = (state, made)
         return made
 
     # -- running -------------------------------------------------------------------------------------------------
@@ -123,20 +123,45 @@ class StatementRunner:
         def attempt() -> Result:
             state = self._db.current()
             plan = self._plan(state, sql, parameters)
-            if plan.kind is PlanKind.DDL:
+            if plan.kind in WITHOUT_STEPS:
                 if key is not None:
-                    raise RoutingError("a schema change belongs to no shard: leave key= out")
-                self._db.schema.apply(sql)
-                return Result()
+                    raise RoutingError(f"a {plan.kind} belongs to no key: leave key= out")
+                return self._run_without_steps(state, plan)
             self._require_key(state, plan, key, parameters, sql)
             if plan.readonly:
                 return self._read(state, plan, timeout_s)
+            if plan.program is not None:
+                return gather_write(self._db, state, [plan], self._past, timeout_s)
             return self._write(state, plan, timeout_s)
 
         return self._db.with_current(attempt)
 
+    def _run_without_steps(self, state: State, plan: Plan) -> Result:
+        """Run what isn't sent to shards as it is: schema changes, PRAGMAs, maintenance."""
+        if plan.kind is PlanKind.DDL:
+            self._change_schema(plan)
+        elif plan.kind is PlanKind.SETTING:
+            self._db.schema.set_header(plan.sql)
+        elif plan.kind is PlanKind.EACH_SHARD:
+            self._db.maintenance.run(plan.sql)
+        else:
+            return self._db.pragmas.run(state, plan)
+        return Result()
+
+    def _change_schema(self, plan: Plan) -> None:
+        select = select_of(plan.sql)
+        if select is None:
+            self._db.schema.apply(plan.sql)
+        else:
+            text = tokenize(plan.sql)
+            nulls: Parameters = {name: None for name, _ in text.names} if text.names else (None,) * text.parameter_count
+            self._db.schema.create_table_as(plan.sql, nulls, lambda: self.execute(select, plan.parameters))
+
     def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
-        """Run one writing statement for each set of parameters, all or none of them."""
+        """Run one writing statement for each set of parameters, all or none of them.
+
+        The rows of a RETURNING clause are not kept, as in ``sqlite3``: the result has its columns and no rows.
+        """
         sets = [_checked(parameters) for parameters in seq]
         if not sets:
             self._planner_of(self._db.current()).template(sql)
@@ -150,12 +175,15 @@ class StatementRunner:
             drawing.clear()
             for parameters in sets:
                 plan = self._plan(state, sql, parameters)
-                if plan.readonly or plan.kind is PlanKind.DDL:
+                if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
+                if plan.program is not None:
+                    return self._gather_many(state, sql, sets)
                 if plan.insert is not None and plan.id_rows:
                     drawing[:] = [state.table(plan.insert.table)]
                 plans.append(self._with_ids(state, plan))
-            return self._run_writes(state, plans, None)
+            done = self._run_writes(state, plans, None)
+            return Result(done.columns, rowcount=done.rowcount)
 
         for _ in range(_ATTEMPTS):
             try:
@@ -165,6 +193,18 @@ class StatementRunner:
             except IntegrityError as error:
                 self._require_own_fault(error, drawing)
         raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
+
+    def _gather_many(self, state: State, sql: str, sets: Sequence[Parameters]) -> Result:
+        """Run all sets of parameters on the coordinator, some of which can't run otherwise."""
+        planner = self._planner_of(state)
+        plans = []
+        for parameters in sets:
+            plan = self._plan(state, sql, parameters)
+            gathered = plan if plan.program is not None else planner.gathered(sql, parameters, state.layout)
+            assert gathered is not None
+            plans.append(gathered)
+        done = gather_write(self._db, state, plans, self._past, None)
+        return Result(done.columns, rowcount=done.rowcount)
 
     def _require_key(self, state: State, plan: Plan, key: Any, parameters: Parameters, sql: str) -> None:
         """Raise RoutingError when the statement isn't held to ``key`` alone, at any number of shards."""
@@ -181,7 +221,7 @@ class StatementRunner:
 
     def _read(self, state: State, plan: Plan, timeout_s: float | None) -> Result:
         if plan.program is not None:
-            return self._gather(state, plan, plan.program, timeout_s)
+            return gather(self._db, state, plan, plan.program, self._past, timeout_s)
         if len(plan.shards) == 1:
             streams = self._open(plan, list(plan.shards), timeout_s)
             streams.fill()
@@ -202,41 +242,6 @@ class StatementRunner:
             return self._result(plan, streams, merge_rows(moved, _BY_ROWID))
         return self._result(plan, streams, chain.from_iterable(parts))
 
-    def _gather(self, state: State, plan: Plan, program: Program, timeout_s: float | None) -> Result:
-        """Bring the rows to a private database and run the statement there."""
-        coordinator = Coordinator(state.layout.encoding, timeout_s)
-        try:
-            shards = [self._db.shards[shard] for shard in plan.shards]
-            pools = [shard.pool for shard in shards]
-            wait = self._db.timeout_s if timeout_s is None else timeout_s
-            connections = self._db.budget.acquire_all(pools, wait)
-            try:
-                sessions = dict(zip(plan.shards, connections, strict=True))
-                coordinator.load(program.moves, {shard.id: shard for shard in shards}, sessions)
-            finally:
-                self._db.budget.release_all(pools, connections)
-            if not self._db.is_current(state):
-                raise StaleEpochError
-            for sql in program.setup:
-                coordinator.run(sql)
-            cursor = coordinator.run(plan.sql, program.parameters)
-            columns = [column[0] for column in cursor.description or ()]
-            head = cursor.fetchmany(SMALL)
-        except BaseException as error:
-            coordinator.close()
-            if plan.on_overflow is not None and isinstance(error, sqlite3.Error) and "integer overflow" in str(error):
-                otherwise = plan.on_overflow()
-                if otherwise.program is not None:
-                    return self._gather(state, otherwise, otherwise.program, timeout_s)
-            if isinstance(error, sqlite3.Error):
-                reraise(error)
-            raise
-        if len(head) < SMALL:
-            coordinator.close()
-            return Result(columns, iter(head), rows_moved=coordinator.rows_moved)
-        rows = coordinator.rows(cursor, head, SMALL)
-        return Result(columns, rows, close=coordinator.close, rows_moved=coordinator.rows_moved)
-
     def _result(self, plan: Plan, streams: _Streams, rows: Iterator[tuple[Any, ...]]) -> Result:
         names = streams.columns[1:] if plan.merge_rowid else streams.columns
         return Result(names, rows, close=streams.close, abandon=streams.abandon)
@@ -255,6 +260,7 @@ class StatementRunner:
             except _IdsTakenError:
                 continue
             except IntegrityError as error:
+                self._past.changes = 0
                 drawing = [state.table(plan.insert.table)] if plan.insert is not None and plan.id_rows else []
                 self._require_own_fault(error, drawing)
         raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
@@ -286,21 +292,26 @@ class StatementRunner:
             if any(one.sequence is not None and not one.sequence.is_current(one.token) for one in ready):
                 raise _IdsTakenError
             results = []
+            total = 0
             for one in ready:
                 if _probes(one) and one.plan.insert is not None:
                     # Right before its rows: an earlier set of parameters may have brought the same id to another shard.
                     table = state.table(one.plan.insert.table)
                     self._db.require_new_ids(scope, table, list(one.plan.explicit_ids), one.drawn)
+                before = sum(session.total_changes for session in scope.sessions.values())
                 results.append(self._run_steps(state, scope, one.plan))
+                changed = sum(session.total_changes for session in scope.sessions.values()) - before
+                total += changed // len(scope.sessions) if one.plan.kind is PlanKind.EVERY_SHARD else changed
+        self._past.note(results[-1].rowcount, total, results[-1].lastrowid)
         if len(results) == 1:
             return results[0]
-        return Result(rowcount=sum(result.rowcount for result in results))
+        return Result(results[0].columns, rowcount=sum(result.rowcount for result in results))
 
     def _run_steps(self, state: State, scope: WriteScope, plan: Plan) -> Result:
         # A connection's last rowid is of some earlier statement unless this one inserts into a table with rowids.
-        inserts = plan.insert is not None or any(_inserts(step.sql) for step in plan.steps)
-        inserts = inserts and not any(_has_conflict_clause(step.sql) for step in plan.steps)
-        inserts = inserts and not all(state.table(name).without_rowid for name in plan.tables)
+        inserting = plan.insert is not None or any(inserts(step.sql) for step in plan.steps)
+        inserting = inserting and not any(has_conflict_clause(step.sql) for step in plan.steps)
+        inserting = inserting and not all(state.table(name).without_rowid for name in plan.tables)
         counts: list[int] = []
         rows: list[tuple[Any, ...]] = []
         columns: Sequence[str] = ()
@@ -314,28 +325,11 @@ class StatementRunner:
             except sqlite3.Error as error:
                 scope.fail(step.shard, error, step.sql)
             counts.append(done.rowcount)
-            if inserts and done.rowcount:
+            if inserting and done.rowcount:
                 lastrowid = done.lastrowid
         if plan.kind is PlanKind.EVERY_SHARD:
             counts, rows = counts[:1], rows[: len(rows) // max(1, len(plan.steps))]
         return Result(columns, iter(rows), rowcount=sum(counts), lastrowid=lastrowid)
-
-
-def _index_texts(schema: Iterable[SchemaObject]) -> dict[str, tuple[str, ...]]:
-    """Return the CREATE INDEX texts of each table, without UNIQUE: what they check was checked on the shards."""
-    found: dict[str, tuple[str, ...]] = {}
-    for item in schema:
-        if item.type == "index":
-            tokens = tokenize(item.sql).tokens
-            cut = tokens[1] if tokens[1].key == "UNIQUE" else None
-            sql = item.sql if cut is None else item.sql[: cut.start] + item.sql[cut.end :]
-            found[fold(item.tbl_name)] = (*found.get(fold(item.tbl_name), ()), sql)
-    return found
-
-
-def _has_conflict_clause(sql: str) -> bool:
-    """Tell whether a statement says ON CONFLICT: it may then have updated a row instead of inserting one."""
-    return "CONFLICT" in sql.upper() and any(token.is_word("CONFLICT") for token in tokens_of(sql))
 
 
 class _Streams:

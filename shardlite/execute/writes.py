@@ -78,12 +78,15 @@ def write_scope(
     timeout_s: float,
     current: Callable[[Connection], bool] | None,
     deferred: Sequence[str] = (),
+    *,
+    foreign_keys: bool = True,
 ) -> Iterator[WriteScope]:
     """Hold the write locks of ``shards`` and commit them together at the end, or roll all of them back.
 
     ``current`` is asked once all locks are held, with the first connection; if it says no, StaleEpochError is raised
     and nothing was done.
-    ``deferred`` names the tables with a deferred foreign key.
+    ``deferred`` names the tables with a deferred foreign key. Without ``foreign_keys`` SQLite neither checks them nor
+    runs their actions.
     """
     shards = sorted(shards, key=lambda shard: shard.id)
     deadline = time.monotonic() + timeout_s
@@ -95,6 +98,8 @@ def write_scope(
         stack.callback(budget.release_all, pools, connections)
         begun: list[Connection] = []
         try:
+            if not foreign_keys:
+                stack.enter_context(_without_foreign_keys(connections))
             for shard, conn in zip(shards, connections, strict=True):
                 begun.append(conn)
                 shard.begin_write(conn, _left(deadline))
@@ -109,6 +114,18 @@ def write_scope(
             roll_back(begun)
             raise
         commit_all(shards, connections)
+
+
+@contextmanager
+def _without_foreign_keys(connections: Sequence[Connection]) -> Iterator[None]:
+    """Switch foreign keys off, which only works outside a transaction, and on again after it."""
+    try:
+        for conn in connections:
+            conn.run("PRAGMA foreign_keys = OFF")
+        yield
+    finally:
+        for conn in connections:
+            conn.run("PRAGMA foreign_keys = ON")
 
 
 def _left(deadline: float) -> float:
@@ -172,16 +189,14 @@ def commit_all(shards: Sequence[SqliteShard], connections: Sequence[Connection])
 
 def require_new_ids(scope: WriteScope, shards: Iterable[int], table: Table, ids: Sequence[Any]) -> None:
     """Raise IntegrityError when an id is on any shard, or twice in the list. All shards' locks are held."""
-    alias = table.rowid_alias
+    alias = table.rowid_alias or table.rowid_name
     assert alias is not None
+    column = quote(alias) if table.rowid_alias is not None else alias
     error = f"UNIQUE constraint failed: {table.name}.{alias}"
     if len(set(ids)) != len(ids):
         twice = next(rowid for rowid in ids if ids.count(rowid) > 1)
         raise IntegrityError(f"{error} [{alias} = {twice} is given twice]")
-    sql = (
-        f"SELECT {quote(alias)} FROM {quote(table.name)} "
-        f"WHERE {quote(alias)} IN (SELECT value FROM json_each(?)) LIMIT 1"
-    )
+    sql = f"SELECT {column} FROM {quote(table.name)} WHERE {column} IN (SELECT value FROM json_each(?)) LIMIT 1"
     listed = json.dumps(list(ids))
     for shard in shards:
         found = scope.fetch_all(shard, sql, (listed,))

@@ -17,7 +17,7 @@ from struct import error as StructError
 from typing import Any, Self
 
 from shardlite.errors import LayoutMismatchError, ProgrammingError, RoutingError
-from shardlite.router.keys import KeyType, encode_integer, hash32, slot_of, sort_key
+from shardlite.router.keys import Affinity, KeyType, encode_integer, hash32, slot_of, sort_key
 
 DEFAULT_SLOTS = 4096
 MAX_SLOTS = 65536
@@ -139,7 +139,7 @@ class HashStrategy(ShardingStrategy):
         """
         shards = self._bound_shards()
         width = len(key) if isinstance(key, tuple) else 1
-        canonical = KeyType(("BLOB",) * width, ("BINARY",) * width).canonical(key)  # type: ignore[arg-type]
+        canonical = KeyType((Affinity.BLOB,) * width, ("BINARY",) * width).canonical(key)
         return slot_of(canonical, self.slots) * shards // self.slots
 
     def locator(self, key_type: KeyType, slot_map: Sequence[int]) -> Callable[[Any], int]:

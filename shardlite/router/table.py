@@ -12,6 +12,9 @@ from functools import cached_property
 from shardlite.names import fold
 from shardlite.router.keys import Affinity, KeyType
 
+ROWID_NAMES = ("rowid", "_rowid_", "oid")
+"""What the rowid is called where no column has the name."""
+
 
 class TableKind(StrEnum):
     """Where a table's rows live."""
@@ -130,7 +133,7 @@ class Table:
             return None
         if self.rowid_alias is not None:
             return self.rowid_alias
-        return next((name for name in ("rowid", "_rowid_", "oid") if name not in self.by_name), None)
+        return next((name for name in ROWID_NAMES if name not in self.by_name), None)
 
     @cached_property
     def key_type(self) -> KeyType:

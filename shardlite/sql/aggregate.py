@@ -11,7 +11,7 @@ whatever its size. One file's SUM may overflow or not by the order of its rows; 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,16 +22,14 @@ from shardlite.router.table import Table
 from shardlite.sql.conjuncts import Parameters
 from shardlite.sql.expressions import (
     BUILT_IN_COLLATIONS,
-    Token,
     check_expression,
-    closing,
     collation_of,
     find_column,
-    is_word,
-    split_commas,
-    tokenize,
+    read_expression,
 )
+from shardlite.sql.functions import NO_FUNCTIONS, UserFunctions
 from shardlite.sql.order import tie_break
+from shardlite.sql.tokens import Token, TokenKind, closing, split_commas
 from shardlite.sql.where import Condition
 
 Rows = Sequence[tuple[Any, ...]]
@@ -40,7 +38,19 @@ Fetch = Callable[[str, Parameters], Rows]
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _OVERFLOW = "integer overflow"
 
-AGGREGATES = frozenset({"count", "sum", "avg", "min", "max", "total", "group_concat"})
+_SUMS = frozenset(("sum", "total", "count", "typeof", "glob"))
+_CALLED: Mapping[str, frozenset[str]] = {
+    "count": frozenset(("count", "sum")),
+    "sum": _SUMS,
+    "avg": _SUMS | {"avg"},
+    "total": _SUMS,
+    "min": frozenset(("min",)),
+    "max": frozenset(("max",)),
+    "group_concat": frozenset(("group_concat",)),
+}
+"""Aggregate -> the functions of SQLite by which it is computed on the shards; the one that it names is meant, too."""
+
+AGGREGATES = frozenset(_CALLED)
 """The aggregates that can be put together from the shards' parts."""
 
 
@@ -67,7 +77,7 @@ class Aggregate:
         return f"{function}({argument})" + (f" FILTER (WHERE {self.filter})" if self.filter else "")
 
 
-def parse_aggregate(table: Table, text: object, functions: frozenset[str] = frozenset()) -> Aggregate:
+def parse_aggregate(table: Table, text: object, functions: UserFunctions = NO_FUNCTIONS) -> Aggregate:
     """Parse exactly one aggregate call over the table's columns.
 
     Raises ProgrammingError for what is no such call or names unknown columns, NotSupportedError for what can't be put
@@ -76,21 +86,28 @@ def parse_aggregate(table: Table, text: object, functions: frozenset[str] = froz
     if not isinstance(text, str):
         raise ProgrammingError(f"an aggregate is given as SQL text, not {type(text).__name__}: {text!r}")
     what = f"aggregate {text!r} on table {table.name!r}"
-    tokens = tokenize(text, "aggregate")
-    if len(tokens) < 3 or not tokens[0].name or tokens[1].text != "(":
+    tokens = read_expression(text, "aggregate")
+    if len(tokens) < 3 or not tokens[0].identifier or tokens[1].text != "(":
         raise ProgrammingError(f"{what}: give one call of {', '.join(sorted(AGGREGATES))}")
-    function = fold(tokens[0].name)
+    function = fold(tokens[0].identifier)
     if function not in AGGREGATES:
+        usable = ", ".join(sorted(AGGREGATES))
         raise NotSupportedError(
-            f"{what}: {tokens[0].name}() can't be put together from shards; use one of {', '.join(sorted(AGGREGATES))}"
+            f"{what}: {tokens[0].identifier}() can't be put together from shards; use one of {usable}"
+        )
+    hidden = sorted(_CALLED[function] & functions.names)
+    if hidden:
+        raise NotSupportedError(
+            f"{what}: it is put together from what {hidden[0]}() gives on each shard, and the {hidden[0]}() that was "
+            "registered hides SQLite's own: register yours under another name"
         )
     for token in tokens:
-        if token.kind == "parameter":
+        if token.kind is TokenKind.PARAMETER:
             raise ProgrammingError(f"{what}: an aggregate takes no parameters ({token.text}); they belong to where=")
     end = closing(tokens, 1)
     filtered = _filter_tokens(tokens[end + 1 :], what)
     inner = tokens[2:end]
-    distinct = bool(inner) and is_word(inner[0], "distinct")
+    distinct = bool(inner) and inner[0].is_word("DISTINCT")
     parts = split_commas(inner[1:] if distinct else inner) if inner else []
     if len(parts) == 1 and len(parts[0]) == 1 and parts[0][0].text == "*":
         if function != "count" or distinct:
@@ -112,23 +129,23 @@ def parse_aggregate(table: Table, text: object, functions: frozenset[str] = froz
     )
 
 
-def _slice(text: str, tokens: list[Token]) -> str:
+def _slice(text: str, tokens: Sequence[Token]) -> str:
     return f"({text[tokens[0].start : tokens[-1].end]})"
 
 
-def _filter_tokens(tokens: list[Token], what: str) -> list[Token]:
+def _filter_tokens(tokens: Sequence[Token], what: str) -> Sequence[Token]:
     """Return the tokens of the condition in ``FILTER (WHERE condition)``; none when there is no FILTER."""
     if not tokens:
         return []
-    if is_word(tokens[0], "over"):
+    if tokens[0].is_word("OVER"):
         raise NotSupportedError(f"{what}: OVER makes it a window function; give a plain aggregate")
-    good = len(tokens) > 4 and is_word(tokens[0], "filter") and tokens[1].text == "(" and is_word(tokens[2], "where")
+    good = len(tokens) > 4 and tokens[0].is_word("FILTER") and tokens[1].text == "(" and tokens[2].is_word("WHERE")
     if not good or closing(tokens, 1) != len(tokens) - 1:
         raise ProgrammingError(f"{what}: only FILTER (WHERE ...) may follow the call, not {tokens[0].text!r}")
     return tokens[3:-1]
 
 
-def _check_arguments(function: str, distinct: bool, parts: list[list[Token]], what: str) -> None:
+def _check_arguments(function: str, distinct: bool, parts: Sequence[Sequence[Token]], what: str) -> None:
     allowed = {"count": (0, 1), "group_concat": (1, 2)}.get(function, (1, 1))
     if distinct:
         allowed = (1, 1)
@@ -138,7 +155,7 @@ def _check_arguments(function: str, distinct: bool, parts: list[list[Token]], wh
             f"{' or '.join(str(number) for number in sorted(set(allowed)))} argument(s), not {len(parts)}"
         )
     for index, token in enumerate(part := [token for tokens in parts for token in tokens]):
-        if is_word(token, "order") and index + 1 < len(part) and is_word(part[index + 1], "by"):
+        if token.is_word("ORDER") and index + 1 < len(part) and part[index + 1].is_word("BY"):
             raise NotSupportedError(f"{what}: ORDER BY inside an aggregate is not supported")
 
 
@@ -375,24 +392,20 @@ def plan_aggregates(
     condition: Condition,
     group_by: str | Sequence[str] | None = None,
     *,
-    functions: frozenset[str] = frozenset(),
+    functions: UserFunctions = NO_FUNCTIONS,
 ) -> AggregatePlan:
     """Plan one or several aggregates over the rows of ``table`` that fulfil ``condition``.
 
-    The answer's keys are the expressions and group columns as written here. ``functions`` names (folded)
-    deterministic user functions that expressions may call. Raises ProgrammingError or NotSupportedError naming what
+    The answer's keys are the expressions and group columns as written here. ``functions`` are those that the user
+    registered: expressions may call the deterministic ones. Raises ProgrammingError or NotSupportedError naming what
     can't be had.
     """
     texts: list[Any] = list(expressions) if isinstance(expressions, (list, tuple)) else [expressions]
     if not texts:
         raise ProgrammingError(f"aggregate on table {table.name!r}: no expression is given")
     aggregates = tuple(parse_aggregate(table, text, functions) for text in dict.fromkeys(texts))
-    names: tuple[str, ...] | None = None
-    if group_by is not None:
-        names = tuple(group_by) if isinstance(group_by, (list, tuple)) else (group_by,)  # type: ignore[assignment]
+    names = None if group_by is None else _group_names(table, group_by)
     groups = [_group_column(table, name) for name in names or ()]
-    if names is not None and not names:
-        raise ProgrammingError(f"aggregate on table {table.name!r}: group_by is an empty list; leave it out instead")
     order = tie_break(table)
     builder = _Statements(table, condition, [name for name, _ in groups], [name for name, _ in order])
     return AggregatePlan(
@@ -407,10 +420,19 @@ def plan_aggregates(
     )
 
 
-def _group_column(table: Table, name: object) -> tuple[str, str]:
+def _group_names(table: Table, group_by: object) -> tuple[str, ...]:
+    names: list[str] = []
+    for name in group_by if isinstance(group_by, (list, tuple)) else (group_by,):
+        if not isinstance(name, str):
+            raise ProgrammingError(f"group_by on table {table.name!r} takes column names, not {name!r}")
+        names.append(name)
+    if not names:
+        raise ProgrammingError(f"aggregate on table {table.name!r}: group_by is an empty list; leave it out instead")
+    return tuple(names)
+
+
+def _group_column(table: Table, name: str) -> tuple[str, str]:
     """Return a group column's quoted, qualified SQL and its collation."""
-    if not isinstance(name, str):
-        raise ProgrammingError(f"group_by on table {table.name!r} takes column names, not {name!r}")
     column = find_column(table, name, "group_by")
     if column is None:
         return f"{quote(table.name)}.{quote(table.rowid_name or name)}", "BINARY"

@@ -7,14 +7,8 @@ from typing import Any
 
 from shardlite.names import fold
 from shardlite.router.table import Table
-from shardlite.sql.expressions import (
-    Token,
-    closing,
-    column_name,
-    is_word,
-    split_commas,
-    strip_parentheses,
-)
+from shardlite.sql.expressions import column_name, strip_parentheses
+from shardlite.sql.tokens import Token, closing, constant_of, split_commas
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
@@ -24,7 +18,7 @@ _UNKNOWN = object()
 
 
 def analyse_conjuncts(
-    table: Table, tokens: list[Token], parameters: Parameters
+    table: Table, tokens: Sequence[Token], parameters: Parameters
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, list[tuple[str, Any]]]]:
     """Return pins and ranges (see ``Condition``) from the conjuncts ``column op constant`` of a text.
 
@@ -33,9 +27,8 @@ def analyse_conjuncts(
     """
     pins: dict[str, tuple[Any, ...]] = {}
     ranges: dict[str, list[tuple[str, Any]]] = {}
-    positions = _positions(tokens)
     for conjunct in _conjuncts(tokens):
-        found = _comparison(table, conjunct, positions, parameters)
+        found = _comparison(table, conjunct, parameters)
         if found is None:
             continue
         name, operator, values = found
@@ -47,33 +40,21 @@ def analyse_conjuncts(
     return pins, ranges
 
 
-def _positions(tokens: list[Token]) -> dict[int, int]:
-    """Number the ``?`` and ``?N`` as SQLite does: start offset -> 0-based position."""
-    positions: dict[int, int] = {}
-    largest = 0
-    for token in tokens:
-        if token.kind == "parameter" and token.text[0] == "?":
-            number = int(token.text[1:]) if len(token.text) > 1 else largest + 1
-            largest = max(largest, number)
-            positions[token.start] = number - 1
-    return positions
-
-
-def _conjuncts(tokens: list[Token]) -> list[list[Token]]:
+def _conjuncts(tokens: Sequence[Token]) -> list[Sequence[Token]]:
     """Split at the ANDs outside of parentheses and CASE, unless an OR beside them takes precedence over nothing."""
     tokens = strip_parentheses(tokens)
     parts: list[list[Token]] = [[]]
     depth = betweens = 0
     for token in tokens:
-        if token.text == "(" or is_word(token, "case"):
+        if token.key == "(" or token.is_word("CASE"):
             depth += 1
-        elif token.text == ")" or is_word(token, "end"):
+        elif token.key == ")" or token.is_word("END"):
             depth -= 1
-        if depth == 0 and is_word(token, "or"):
+        if depth == 0 and token.is_word("OR"):
             return []
-        if depth == 0 and is_word(token, "between"):
+        if depth == 0 and token.is_word("BETWEEN"):
             betweens += 1
-        if depth == 0 and is_word(token, "and"):
+        if depth == 0 and token.is_word("AND"):
             if betweens:
                 betweens -= 1
             else:
@@ -86,75 +67,60 @@ def _conjuncts(tokens: list[Token]) -> list[list[Token]]:
 
 
 def _comparison(
-    table: Table, tokens: list[Token], positions: dict[int, int], parameters: Parameters
+    table: Table, tokens: Sequence[Token], parameters: Parameters
 ) -> tuple[str, str, tuple[Any, ...]] | None:
-    operators = [index for index, token in enumerate(tokens) if token.text in _COMPARISONS]
+    operators = [index for index, token in enumerate(tokens) if token.key in _COMPARISONS]
     if len(operators) == 1:
         at = operators[0]
-        left, operator, right = tokens[:at], tokens[at].text, tokens[at + 1 :]
+        left, operator, right = tokens[:at], tokens[at].key, tokens[at + 1 :]
         if _column(table, left) is None:
             left, operator, right = right, _COMPARISONS[operator], left
         name = _column(table, left)
-        value = _constant(right, positions, parameters)
+        value = _constant(right, parameters)
         if name is None or value is _UNKNOWN:
             return None
         operator = "=" if operator == "==" else operator
         if value is None:
             return name, "=", ()
         return name, operator, (value,)
-    return _membership(table, tokens, positions, parameters)
+    return _membership(table, tokens, parameters)
 
 
 def _membership(
-    table: Table, tokens: list[Token], positions: dict[int, int], parameters: Parameters
+    table: Table, tokens: Sequence[Token], parameters: Parameters
 ) -> tuple[str, str, tuple[Any, ...]] | None:
-    at = next((index for index, token in enumerate(tokens) if is_word(token, "in")), None)
+    at = next((index for index, token in enumerate(tokens) if token.is_word("IN")), None)
     if at is None or at + 1 >= len(tokens) or closing(tokens, at + 1) != len(tokens) - 1:
         return None
     name = _column(table, tokens[:at])
     inner = tokens[at + 2 : -1]
-    values = [_constant(part, positions, parameters) for part in split_commas(inner)] if inner else []
+    values = [_constant(part, parameters) for part in split_commas(inner)] if inner else []
     if name is None or any(value is _UNKNOWN for value in values):
         return None
     return name, "=", tuple(value for value in values if value is not None)
 
 
-def _column(table: Table, tokens: list[Token]) -> str | None:
+def _column(table: Table, tokens: Sequence[Token]) -> str | None:
     name = column_name(tokens)
     column = table.by_name.get(fold(name)) if name is not None else None
     return fold(column.name) if column is not None else None
 
 
-def _constant(tokens: list[Token], positions: dict[int, int], parameters: Parameters) -> Any:
+def _constant(tokens: Sequence[Token], parameters: Parameters) -> Any:
     """Return a literal's or a parameter's value, or _UNKNOWN. Reals are left out: Python may read them otherwise."""
-    negative = len(tokens) == 2 and tokens[0].text == "-"
-    if negative:
-        tokens = tokens[1:]
-    if len(tokens) != 1:
+    if not tokens or tokens[0].key in ("(", "+", "TRUE", "FALSE"):  # a column may be called true
         return _UNKNOWN
-    token = tokens[0]
-    if token.kind == "number" and token.text.isdecimal():
-        value = -int(token.text) if negative else int(token.text)
-        return value if -(2**63) < value < 2**63 else _UNKNOWN
-    if negative:
+    constant = constant_of(tokens)
+    if constant is None or isinstance(constant.value, float):
         return _UNKNOWN
-    if token.kind == "string":
-        return token.text[1:-1].replace("''", "'")
-    if token.kind == "blob":
-        return bytes.fromhex(token.text[2:-1]) if len(token.text) % 2 else _UNKNOWN
-    if is_word(token, "null"):
-        return None
-    if token.kind == "parameter":
-        return _parameter(token, positions, parameters)
-    return _UNKNOWN
+    return _parameter(tokens[0], parameters) if constant.parameter else constant.value
 
 
-def _parameter(token: Token, positions: dict[int, int], parameters: Parameters) -> Any:
+def _parameter(token: Token, parameters: Parameters) -> Any:
     value: Any = _UNKNOWN
-    if token.start in positions:
-        if not isinstance(parameters, Mapping) and positions[token.start] < len(parameters):
-            value = parameters[positions[token.start]]
-    elif isinstance(parameters, Mapping):
+    if not isinstance(parameters, Mapping):
+        value = parameters[token.index - 1] if 0 < token.index <= len(parameters) else _UNKNOWN
+    elif token.text[0] != "?":
         value = parameters.get(token.text[1:], _UNKNOWN)
     if value is None or (isinstance(value, float) and value != value):
         return None

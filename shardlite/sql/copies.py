@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from shardlite.router.table import Column
-from shardlite.sql.functions import CLOCK, DATES, not_shardable
+from collections.abc import Iterable, Mapping
+
+from shardlite.names import fold
+from shardlite.router.catalog_file import SchemaObject
+from shardlite.router.table import Column, Table, TableKind
+from shardlite.sql.functions import CLOCK, DATES, NO_FUNCTIONS, UserFunctions, not_shardable
 from shardlite.sql.tokens import Text, TokenKind, constant_of, tokenize, words
 
 _BEFORE_PARENTHESIS = words(
@@ -26,18 +30,18 @@ def may_take_defaults(sql: str) -> bool:
     return bool(tokenize(sql).keywords() & {"INSERT", "REPLACE"})
 
 
-def why_copies_differ(sql: str) -> str | None:
+def why_copies_differ(sql: str, registered: UserFunctions = NO_FUNCTIONS) -> str | None:
     """Return what in a statement of a trigger may do something else on each copy; None when there is nothing."""
     text = tokenize(sql)
     if "LIMIT" in text.keywords():
         return "LIMIT may choose other rows on each copy"
-    functions = _functions(text)
+    functions = functions_called(text)
     # A value of a row may be 'now': dates are not told apart by their text here.
-    found = next(iter(sorted(functions & (DATES | CLOCK))), None) or not_shardable(functions, text, frozenset())
+    found = next(iter(sorted(functions & (DATES | CLOCK))), None) or not_shardable(functions, text, registered)
     return f"{found}() may answer differently on each copy" if found is not None else None
 
 
-def _functions(text: Text) -> frozenset[str]:
+def functions_called(text: Text) -> frozenset[str]:
     """Return the folded names of the functions called, CURRENT_TIMESTAMP and its like among them."""
     tokens = text.tokens
     found = set()
@@ -53,3 +57,22 @@ def _functions(text: Text) -> frozenset[str]:
         if opens and called and not named:
             found.add(name)
     return frozenset(found)
+
+
+def unsteady_triggers(
+    schema: Iterable[SchemaObject], tables: Mapping[str, Table], registered: UserFunctions
+) -> Mapping[str, str]:
+    """Return, for reference tables (folded names), which trigger calls a function that may differ on each copy.
+
+    A trigger is looked at when it is created; here those are found whose functions were registered since, or otherwise.
+    """
+    found: dict[str, str] = {}
+    for item in schema if registered.others else ():
+        table = tables.get(fold(item.tbl_name)) if item.type == "trigger" else None
+        called = functions_called(tokenize(item.sql)) & registered.others if table is not None else None
+        if table is not None and table.kind is TableKind.REFERENCE and called:
+            found[fold(table.name)] = (
+                f"trigger {item.name} of the reference table {table.name} calls {min(called)}(), which was registered "
+                "without deterministic=True and may do something else on each copy: register it as deterministic"
+            )
+    return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from shardlite.names import fold
-from shardlite.sql.tokens import Text, Token, TokenKind, closing, unquote
+from shardlite.sql.tokens import Text, Token, TokenKind, closing
 
 COMPOUNDS = frozenset(("UNION", "INTERSECT", "EXCEPT"))
 _ENDS = COMPOUNDS | frozenset(("ORDER", "LIMIT", "RETURNING"))
@@ -161,10 +161,10 @@ def _read_from(tokens: Sequence[Token], span: Span, core: Core) -> None:
             if position < span.end and tokens[position].key == "(":
                 function = True
                 position = closing(tokens, position) + 1
-        text = tokens[position - 1].text if name and not function else ""
+        shown = _spelled(tokens[position - 1]) if name and not function else ""
         position, alias = _alias(tokens, position, span.end)
         if alias is not None:
-            text = alias
+            shown = alias
         position = _indexed(tokens, position, span.end)
         source = Span(start, position)
         on: Span | None = None
@@ -176,18 +176,22 @@ def _read_from(tokens: Sequence[Token], span: Span, core: Core) -> None:
             end = closing(tokens, position + 1)
             using = tuple(token.name for token in tokens[position + 2 : end] if token.name is not None)
             position = end + 1
-        shown = unquote(text) if text[:1] != "'" else text[1:-1].replace("''", "'")
         core.items.append(
             Item("" if function else name, fold(shown), source, join, natural, on, using, function, schema, shown)
         )
         position, join, natural = _joiner(tokens, position, span.end)
 
 
+def _spelled(token: Token) -> str:
+    """Return a name without its quotes, in its own letters."""
+    return token.value
+
+
 def _alias(tokens: Sequence[Token], position: int, end: int) -> tuple[int, str | None]:
     if position < end and tokens[position].key == "AS":
-        return position + 2, tokens[position + 1].text
+        return position + 2, _spelled(tokens[position + 1])
     if position < end and tokens[position].name is not None and tokens[position].key not in _NOT_ALIAS:
-        return position + 1, tokens[position].text
+        return position + 1, _spelled(tokens[position])
     return position, None
 
 

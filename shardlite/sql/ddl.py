@@ -6,54 +6,13 @@ therefore not stand in a shard's own definition; the catalog keeps the text as t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold
 from shardlite.router.table import ForeignKey
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token of SQL text: its value without quotes, where it stands, and whether it was quoted."""
-
-    text: str
-    start: int
-    end: int
-    quoted: bool
-
-    def is_word(self, *words: str) -> bool:
-        return not self.quoted and self.text.upper() in words
-
-
-_TOKEN = re.compile(
-    r"""(?P<skip>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
-      | (?P<quoted>"(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] | '(?:[^']|'')*')
-      | (?P<word>[^\W\d][\w$]*) | (?P<other>\d[\w.]*|.)""",
-    re.VERBOSE | re.DOTALL,
-)
-
-
-def tokens_of(sql: str) -> list[Token]:
-    """Split SQL text into tokens; ``sql[token.start:token.end]`` is the token as written."""
-    tokens = []
-    for match in _TOKEN.finditer(sql):
-        if match["skip"] is not None:
-            continue
-        text = match[0]
-        quoted = match["quoted"] is not None
-        if quoted:
-            text = text[1:-1] if text[0] == "[" else text[1:-1].replace(text[0] * 2, text[0])
-        tokens.append(Token(text, match.start(), match.end(), quoted))
-    return tokens
-
-
-def first_words(sql: str, count: int = 4) -> tuple[str, ...]:
-    """Return the first words of a statement in upper case, comments skipped."""
-    return tuple(token.text.upper() for token in tokens_of(sql)[:count])
+from shardlite.sql.tokens import Token, TokenKind, tokens_of
 
 
 def without_foreign_keys(ddl: str, unwanted: Sequence[ForeignKey]) -> str:
@@ -76,31 +35,31 @@ def without_foreign_keys(ddl: str, unwanted: Sequence[ForeignKey]) -> str:
 def _clauses(tokens: Sequence[Token]) -> list[tuple[int, int, list[str], str]]:
     """Find the foreign-key clauses: (first token, last token, child columns, parent)."""
     found = []
-    body = next((i for i, token in enumerate(tokens) if token.text == "(" and not token.quoted), len(tokens))
+    body = next((i for i, token in enumerate(tokens) if token.key == "("), len(tokens))
     depth, column, at_item_start = 0, "", False
     i = body
     while i < len(tokens):
         token = tokens[i]
-        if not token.quoted and token.text in "(),":
-            depth += {"(": 1, ")": -1}.get(token.text, 0)
-            at_item_start = depth == 1 and token.text != ")"
+        if token.key in ("(", ")", ","):
+            depth += (token.key == "(") - (token.key == ")")
+            at_item_start = depth == 1 and token.key != ")"
             i += 1
             continue
         if depth == 1 and token.is_word("FOREIGN") and tokens[i + 1].is_word("KEY"):
             names, after = _name_list(tokens, i + 2)
             last = _end_of_references(tokens, after)
             first = _with_constraint_name(tokens, i)
-            first -= 1 if tokens[first - 1].text == "," and not tokens[first - 1].quoted else 0
-            found.append((first, last, names, tokens[after + 1].text))
+            first -= tokens[first - 1].key == ","
+            found.append((first, last, names, tokens[after + 1].value))
             i, at_item_start = last + 1, False
             continue
         if depth == 1 and token.is_word("REFERENCES"):
             last = _end_of_references(tokens, i)
-            found.append((_with_constraint_name(tokens, i), last, [column], tokens[i + 1].text))
+            found.append((_with_constraint_name(tokens, i), last, [column], tokens[i + 1].value))
             i = last + 1
             continue
         if at_item_start:
-            column, at_item_start = token.text, False
+            column, at_item_start = token.value, False
         i += 1
     return found
 
@@ -123,22 +82,22 @@ def conflict_clauses(ddl: str) -> list[ConflictClause]:
     depth, column, constraint = 0, "", ""
     listed: list[str] = []
     for position, token in enumerate(tokens):
-        if not token.quoted and token.text in ("(", ")"):
-            depth += 1 if token.text == "(" else -1
-            if token.text == "(" and depth == 2:
+        if token.key in ("(", ")"):
+            depth += 1 if token.key == "(" else -1
+            if token.key == "(" and depth == 2:
                 listed = []
-        elif depth == 2 and (token.quoted or token.text.isidentifier()):
-            listed.append(fold(token.text))
+        elif depth == 2 and token.name is not None:
+            listed.append(token.name)
         if depth != 1:
             continue
-        if not tokens[position - 1].quoted and tokens[position - 1].text in "(,":
-            column, listed = fold(token.text), []
+        if position and tokens[position - 1].key in ("(", ","):
+            column, listed = fold(token.value), []
         if token.is_word("NULL", "UNIQUE", "KEY", "CHECK"):
-            constraint, listed = token.text.upper(), []
+            constraint, listed = token.key, []
         whole = constraint in ("UNIQUE", "KEY") and bool(listed)
         if token.is_word("CONFLICT") and tokens[position - 1].is_word("ON") and position + 1 < len(tokens):
             names = tuple(listed) if whole else (column,)
-            found.append(ConflictClause(constraint, names, tokens[position + 1].text.upper()))
+            found.append(ConflictClause(constraint, names, tokens[position + 1].key))
     return found
 
 
@@ -151,9 +110,9 @@ def _name_list(tokens: Sequence[Token], at: int) -> tuple[list[str], int]:
     """Read ``(a, b)`` at ``at``; return the names and the index behind it."""
     names = []
     i = at + 1
-    while tokens[i].text != ")" or tokens[i].quoted:
-        if tokens[i].quoted or tokens[i].text != ",":
-            names.append(tokens[i].text)
+    while tokens[i].key != ")":
+        if tokens[i].key != ",":
+            names.append(tokens[i].value)
         i += 1
     return names, i + 1
 
@@ -161,7 +120,7 @@ def _name_list(tokens: Sequence[Token], at: int) -> tuple[list[str], int]:
 def _end_of_references(tokens: Sequence[Token], at: int) -> int:
     """Return the index of the last token of the REFERENCES clause that begins at ``at``."""
     i = at + 2
-    if i < len(tokens) and tokens[i].text == "(" and not tokens[i].quoted:
+    if i < len(tokens) and tokens[i].key == "(":
         i = _name_list(tokens, i)[1]
     while i < len(tokens):
         token = tokens[i]
@@ -180,8 +139,7 @@ def _end_of_references(tokens: Sequence[Token], at: int) -> int:
 
 def shift_numbered(sql: str, by: int) -> str:
     """Add ``by`` to the number of every ``?NNN`` parameter, for text that is put behind ``by`` other parameters."""
-    tokens = tokens_of(sql)
-    for mark, number in reversed(list(pairwise(tokens))):
-        if mark.text == "?" and not mark.quoted and mark.end == number.start and number.text.isdigit():
-            sql = sql[: number.start] + str(int(number.text) + by) + sql[number.end :]
+    for token in reversed(tokens_of(sql)):
+        if token.kind is TokenKind.PARAMETER and token.text[0] == "?" and len(token.text) > 1:
+            sql = f"{sql[: token.start]}?{token.index + by}{sql[token.end :]}"
     return sql

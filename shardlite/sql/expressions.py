@@ -8,34 +8,23 @@ to SQLite.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from shardlite.errors import NotSupportedError, ProgrammingError
-from shardlite.names import fold
-from shardlite.router.table import Column, Table
-from shardlite.sql.functions import AGGREGATES, DATES, SCALAR
+from shardlite.names import fold, unfold
+from shardlite.router.keys import COLLATIONS
+from shardlite.router.table import ROWID_NAMES, Column, Table
+from shardlite.sql.functions import AGGREGATES, DATES, NO_FUNCTIONS, SCALAR, UserFunctions
+from shardlite.sql.tokens import Token, TokenKind, closing, scan, split_commas, words
 
-BUILT_IN_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
-ROWID_NAMES = ("rowid", "_rowid_", "oid")
+BUILT_IN_COLLATIONS = frozenset(COLLATIONS)
 
-_TOKEN = re.compile(
-    r"""(?P<space>[ \t\n\f\r]+)
-    |(?P<comment>--|/\*)
-    |(?P<blob>[xX]'[0-9a-fA-F]*')
-    |(?P<string>'[^']*(?:''[^']*)*')
-    |(?P<quoted>"[^"]*(?:""[^"]*)*"|`[^`]*(?:``[^`]*)*`|\[[^\]]*\])
-    |(?P<number>0[xX][0-9a-fA-F]+|(?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
-    |(?P<parameter>\?[0-9]*|[:@$](?:[A-Za-z0-9_$]|[^\x00-\x7f])+)
-    |(?P<name>(?:[A-Za-z_]|[^\x00-\x7f])(?:[A-Za-z0-9_$]|[^\x00-\x7f])*)
-    |(?P<operator>->>|->|\|\||<=|<>|<<|>=|>>|==|!=|[-+*/%<>=&|~(),.;])""",
-    re.VERBOSE,
-)
-
-_KEYWORDS = frozenset(
-    """and or not is null isnull notnull in like glob escape between case when then else end cast as collate
-    distinct from true false""".split()  # noqa: SIM905
+_KEYWORDS = words(
+    """
+    and or not is null isnull notnull in like glob escape between case when then else end cast as collate
+    distinct from true false
+    """
 )
 _REFUSED_WORDS = {
     "select": "a subquery",
@@ -48,86 +37,41 @@ _REFUSED_WORDS = {
     "match": "the operator MATCH",
     "raise": "RAISE",
 }
-_BEFORE_PARENTHESIS = frozenset(
-    "and or not is in like glob escape between when then else case from distinct as".split()  # noqa: SIM905
-)
+_BEFORE_PARENTHESIS = words("and or not is in like glob escape between when then else case from distinct as")
+CALLING_OPERATORS = frozenset(("like", "glob", "regexp", "match", "->", "->>"))
+"""Operators that call the function of their name, which the user may have registered."""
+_NAMES = (TokenKind.WORD, TokenKind.QUOTED)
 
 
-class Token(NamedTuple):
-    """One token of a text: its kind, its text as written, where it starts and ends, and its name if it is one."""
-
-    kind: str
-    text: str
-    start: int
-    end: int
-    name: str
-
-
-def _unquote(text: str) -> str:
-    if text[0] == "[":
-        return text[1:-1]
-    return text[1:-1].replace(text[0] * 2, text[0])
-
-
-def tokenize(text: str, what: str) -> list[Token]:
-    """Split ``text`` into SQLite's tokens, without white space.
+def read_expression(text: str, what: str) -> list[Token]:
+    """Split the text of one expression into tokens.
 
     Raises ProgrammingError for comments, semicolons, unbalanced parentheses and anything that is no token; ``what``
     says in the message what the text is.
     """
-    tokens: list[Token] = []
-    position = depth = 0
+    tokens = scan(text)
+    depth = 0
     if "\0" in text:
         raise ProgrammingError(f"{what} {text!r} contains a NUL character")
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise ProgrammingError(f"{what} {text!r}: unrecognized token at {text[position : position + 12]!r}")
-        kind, part, position = str(match.lastgroup), match.group(), match.end()
-        if kind == "space":
-            continue
-        if kind == "comment" or part == ";":
-            raise ProgrammingError(f"{what} {text!r}: {part!r} is not allowed; give one expression without comments")
-        if kind == "parameter" and part[0] != "?" and text[position : position + 1] in ("(", ":"):
-            raise ProgrammingError(f"{what} {text!r}: the parameter {part!r} has a suffix, which is not supported")
-        depth += (part == "(") - (part == ")")
+    for token in tokens:
+        if token.kind is TokenKind.ILLEGAL:
+            raise ProgrammingError(f"{what} {text!r}: unrecognized token at {text[token.start : token.start + 12]!r}")
+        if token.kind is TokenKind.COMMENT or token.key == ";":
+            raise ProgrammingError(
+                f"{what} {text!r}: {token.text[:2]!r} is not allowed; give one expression without comments"
+            )
+        if token.kind is TokenKind.PARAMETER and (":" in token.text[1:] or token.text[-1] == ")"):
+            raise ProgrammingError(
+                f"{what} {text!r}: the parameter {token.text!r} has a suffix, which is not supported"
+            )
+        depth += (token.key == "(") - (token.key == ")")
         if depth < 0:
-            raise ProgrammingError(f"{what} {text!r}: a closing parenthesis too many at offset {match.start()}")
-        name = _unquote(part) if kind == "quoted" else part if kind == "name" else ""
-        tokens.append(Token(kind, part, match.start(), position, name))
+            raise ProgrammingError(f"{what} {text!r}: a closing parenthesis too many at offset {token.start}")
     if depth:
         raise ProgrammingError(f"{what} {text!r}: {depth} parentheses are not closed")
     if not tokens:
         raise ProgrammingError(f"{what} is empty")
     return tokens
-
-
-def is_word(token: Token, word: str) -> bool:
-    """Tell whether a token is this unquoted word (given in lower case)."""
-    return token.kind == "name" and fold(token.text) == word
-
-
-def split_commas(tokens: list[Token]) -> list[list[Token]]:
-    """Split at the commas outside of parentheses."""
-    parts: list[list[Token]] = [[]]
-    depth = 0
-    for token in tokens:
-        depth += (token.text == "(") - (token.text == ")")
-        if token.text == "," and depth == 0:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return parts
-
-
-def closing(tokens: list[Token], opening: int) -> int:
-    """Return the index of the parenthesis that closes the one at ``opening``."""
-    depth = 0
-    for index in range(opening, len(tokens)):
-        depth += (tokens[index].text == "(") - (tokens[index].text == ")")
-        if depth == 0:
-            return index
-    raise ProgrammingError("a parenthesis is not closed")
 
 
 def known_columns(table: Table) -> str:
@@ -153,9 +97,9 @@ class _Checker:
     """Walks the tokens of one expression once."""
 
     table: Table
-    tokens: list[Token]
+    tokens: Sequence[Token]
     what: str
-    functions: frozenset[str]
+    functions: UserFunctions
     index: int = 0
 
     def refuse(self, thing: str) -> NotSupportedError:
@@ -168,15 +112,18 @@ class _Checker:
         return self.tokens[at].text if 0 <= at < len(self.tokens) else ""
 
     def check(self) -> None:
+        hidden = CALLING_OPERATORS & self.functions.others
         while self.index < len(self.tokens):
             token = self.tokens[self.index]
-            if token.kind in ("name", "quoted"):
+            if hidden and fold(token.text) in hidden:
+                raise self.refuse(f"the function {fold(token.text)}(), which the operator calls,")
+            if token.kind in _NAMES:
                 self._name(token)
             self.index += 1
 
     def _name(self, token: Token) -> None:
-        word = fold(token.text) if token.kind == "name" else ""
-        if word in _REFUSED_WORDS:
+        word = fold(token.text) if token.kind is TokenKind.WORD else ""
+        if word in _REFUSED_WORDS and not (word in CALLING_OPERATORS and word in self.functions.deterministic):
             raise self.refuse(_REFUSED_WORDS[word])
         if word in ("over", "filter") and self.peek(-1) == ")":
             raise self.refuse(f"{word.upper()} (windows and aggregates)")
@@ -189,7 +136,7 @@ class _Checker:
         elif word == "in":
             if self.peek() != "(":
                 raise self.refuse("IN with a table")
-        elif word in _KEYWORDS:
+        elif word in _KEYWORDS or (word in CALLING_OPERATORS and self.peek() != "("):
             if self.peek() == "(" and word not in _BEFORE_PARENTHESIS:
                 raise ProgrammingError(f"{self.what}: {token.text!r} is no function")
         elif self.peek() == "(":
@@ -199,7 +146,7 @@ class _Checker:
 
     def _type_name(self) -> None:
         """Skip the words of a type up to the parenthesis that closes the CAST."""
-        while self.index + 1 < len(self.tokens) and self.tokens[self.index + 1].kind in ("name", "quoted"):
+        while self.index + 1 < len(self.tokens) and self.tokens[self.index + 1].kind in _NAMES:
             self.index += 1
         if self.peek() == "(":
             self.index = closing(self.tokens, self.index + 1)
@@ -207,28 +154,31 @@ class _Checker:
             raise ProgrammingError(f"{self.what}: AS is only allowed inside CAST(... AS type)")
 
     def _function(self, token: Token) -> None:
-        name = fold(token.name)
+        name = fold(token.identifier)
         end = closing(self.tokens, self.index + 1)
         inner = self.tokens[self.index + 2 : end]
         arguments = len(split_commas(inner)) if inner else 0
         if name in AGGREGATES or (name in ("min", "max") and arguments < 2):
-            raise ProgrammingError(f"{self.what}: the aggregate {token.name}() is not allowed inside an expression")
-        if name not in SCALAR and name not in DATES and name not in self.functions:
-            raise self.refuse(f"the function {token.name}()")
+            raise ProgrammingError(
+                f"{self.what}: the aggregate {token.identifier}() is not allowed inside an expression"
+            )
+        known = name in SCALAR or name in DATES or name in self.functions.deterministic
+        if name in self.functions.others or not known:
+            raise self.refuse(f"the function {token.identifier}()")
         if name in DATES:
             needed = 2 if name in ("strftime", "timediff") else 1
-            says_now = any(part.kind == "string" and says_now_text(_unquote(part.text)) for part in inner)
+            says_now = any(part.kind is TokenKind.STRING and says_now_text(part.value) for part in inner)
             if arguments < needed or says_now:
-                raise self.refuse(f"the current time in {token.name}()")
+                raise self.refuse(f"the current time in {token.identifier}()")
 
     def _column(self, token: Token) -> None:
-        name = token.name
+        name = token.identifier
         if self.peek() == ".":
             following = self.tokens[self.index + 2] if self.index + 2 < len(self.tokens) else None
             if following is None or fold(name) != fold(self.table.name):
                 raise ProgrammingError(f"{self.what}: {name!r} is not the table {self.table.name!r}")
             self.index += 2
-            name = following.name
+            name = following.identifier
         find_column(self.table, name, self.what)
 
 
@@ -237,48 +187,48 @@ def says_now_text(value: object) -> bool:
     return isinstance(value, str) and fold(value.strip()) in ("now", "subsec", "subsecond")
 
 
-def check_expression(table: Table, tokens: list[Token], what: str, functions: frozenset[str] = frozenset()) -> None:
+def check_expression(table: Table, tokens: Sequence[Token], what: str, functions: UserFunctions = NO_FUNCTIONS) -> None:
     """Check that the tokens name nothing but the table's columns, deterministic functions and operators.
 
-    ``functions`` holds the folded names of further functions known to be deterministic. Raises ProgrammingError for
+    ``functions`` are those that the user registered; the deterministic ones may be called. Raises ProgrammingError for
     unknown names, NotSupportedError for what no shard can evaluate alone.
     """
     _Checker(table, tokens, what, functions).check()
 
 
-def uses_dates(tokens: list[Token]) -> bool:
+def uses_dates(tokens: Sequence[Token]) -> bool:
     """Tell whether a date function is called, so that a parameter could bring in ``now``."""
-    return any(token.name and fold(token.name) in DATES for token in tokens)
+    return any(token.kind in _NAMES and token.name in DATES for token in tokens)
 
 
-def strip_parentheses(tokens: list[Token]) -> list[Token]:
+def strip_parentheses(tokens: Sequence[Token]) -> Sequence[Token]:
     """Take off parentheses that enclose all the tokens."""
     while len(tokens) > 2 and tokens[0].text == "(" and closing(tokens, 0) == len(tokens) - 1:
         tokens = tokens[1:-1]
     return tokens
 
 
-def column_name(tokens: list[Token]) -> str | None:
+def column_name(tokens: Sequence[Token]) -> str | None:
     """Return the column's name where the tokens are just a column (``c`` or ``t.c``), else None."""
     if len(tokens) == 3 and tokens[1].text == ".":
         tokens = tokens[2:]
-    if len(tokens) != 1 or not tokens[0].name:
+    if len(tokens) != 1 or tokens[0].kind not in _NAMES:
         return None
-    if tokens[0].kind == "name" and fold(tokens[0].name) in _KEYWORDS:
+    if tokens[0].kind is TokenKind.WORD and fold(tokens[0].text) in _KEYWORDS:
         return None
-    return tokens[0].name
+    return tokens[0].identifier
 
 
-def collation_of(table: Table, tokens: list[Token], what: str) -> str:
+def collation_of(table: Table, tokens: Sequence[Token], what: str) -> str:
     """Return the collation by which SQLite compares the expression's values.
 
     An explicit COLLATE anywhere inside wins; then a column's own, also through parentheses, unary plus and CAST; else
     BINARY. Raises NotSupportedError for several different COLLATEs and for a collation that isn't SQLite's own.
     """
     explicit = {
-        tokens[index + 1].name.upper(): tokens[index + 1].name
+        unfold(tokens[index + 1].value): tokens[index + 1].value
         for index, token in enumerate(tokens[:-1])
-        if is_word(token, "collate")
+        if token.is_word("COLLATE")
     }
     if len(explicit) > 1:
         raise NotSupportedError(f"{what}: different collations in one expression: {', '.join(sorted(explicit))}")
@@ -288,14 +238,14 @@ def collation_of(table: Table, tokens: list[Token], what: str) -> str:
     return found.upper()
 
 
-def _column_collation(table: Table, tokens: list[Token]) -> str:
+def _column_collation(table: Table, tokens: Sequence[Token]) -> str:
     while True:
         before, tokens = tokens, strip_parentheses(tokens)
         if tokens and tokens[0].text == "+":
             tokens = tokens[1:]
-        elif len(tokens) > 3 and is_word(tokens[0], "cast") and closing(tokens, 1) == len(tokens) - 1:
+        elif len(tokens) > 3 and tokens[0].is_word("CAST") and closing(tokens, 1) == len(tokens) - 1:
             inner = tokens[2:-1]
-            last = max(index for index, token in enumerate(inner) if is_word(token, "as"))
+            last = max((index for index, token in enumerate(inner) if token.is_word("AS")), default=0)
             tokens = inner[:last]
         if tokens is before or tokens == before:
             break

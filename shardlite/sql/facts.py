@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from shardlite.names import fold
 from shardlite.router.table import Table
+from shardlite.sql.functions import NO_FUNCTIONS, UserFunctions
 
 
 class StatementKind(StrEnum):
@@ -72,10 +73,12 @@ class Schema:
     """View name -> its CREATE text."""
     triggers: Mapping[str, str]
     """Trigger name -> its CREATE text."""
-    functions: frozenset[str] = frozenset()
-    """Functions that the user registered as deterministic (folded)."""
+    functions: UserFunctions = NO_FUNCTIONS
+    """Functions that the user registered: which of them shards may evaluate, and which not."""
+    ddl: Mapping[str, str] = field(default_factory=dict)
+    """Folded table name -> its CREATE TABLE text as the shards have it."""
     indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Folded table name -> the CREATE INDEX texts of its indexes, without UNIQUE."""
+    """Folded table name -> the CREATE INDEX texts of its indexes."""
 
     def index_texts(self, table: str) -> tuple[str, ...]:
         """Return the texts of a table's indexes."""

@@ -33,25 +33,43 @@ SAFE_FUNCTIONS = SCALAR - _RAISING
 _ROWIDS = frozenset(("rowid", "_rowid_", "oid"))
 
 
-def filters_of(text: Text, cores: Sequence[Core], tables: Mapping[str, Table]) -> dict[str, str]:
-    """Return for each table (by folded name) the condition that its rows must fulfil; no entry where there is none.
+Place = tuple[Text, Core, Item]
+"""Where a table stands in a FROM."""
 
-    The conditions name columns by the table's own name; their parameters are numbered (``?1``) or named.
+
+def mentions_of(texts: Sequence[tuple[Text, Sequence[Core]]], tables: Mapping[str, Table]) -> dict[str, list[Place]]:
+    """Return where each table (by folded name) stands in a FROM; tables that may stand elsewhere too are left out.
+
+    ``texts`` are the statement and all views that it uses.
     """
-    mentions: dict[str, list[tuple[Core, Item]]] = {}
-    for core in cores:
-        for item in core.items:
-            if item.name in tables:
-                mentions.setdefault(item.name, []).append((core, item))
+    found: dict[str, list[Place]] = {}
+    for text, cores in texts:
+        for core in cores:
+            for item in core.items:
+                if item.name in tables:
+                    found.setdefault(item.name, []).append((text, core, item))
+    return {
+        name: places for name, places in found.items() if len(places) == sum(_times_named(t, name) for t, _ in texts)
+    }
+
+
+def filters_of(
+    texts: Sequence[tuple[Text, Sequence[Core]]],
+    tables: Mapping[str, Table],
+    registered: frozenset[str] = frozenset(),
+) -> dict[str, str]:
+    """Return for each table (by folded name) the condition that its rows must fulfil; no entry where there is none."""
     found: dict[str, str] = {}
-    for name, places in mentions.items():
-        if len(places) != _times_named(text, name):
-            continue
-        parts = [_conditions(text, core, item, tables) for core, item in places]
+    for name, places in mentions_of(texts, tables).items():
+        parts = [conditions_of(text, core, item, tables, registered) for text, core, item in places]
         if all(parts):
-            joined = dict.fromkeys(" AND ".join(f"({part})" for part in each) for each in parts)
-            found[name] = " OR ".join(f"({part})" for part in joined)
+            found[name] = any_of([" AND ".join(f"({part})" for part in each) for each in parts])
     return found
+
+
+def any_of(conditions: Sequence[str]) -> str:
+    """Join conditions of which one has to hold."""
+    return " OR ".join(f"({condition})" for condition in dict.fromkeys(conditions))
 
 
 def _times_named(text: Text, name: str) -> int:
@@ -75,19 +93,35 @@ def _qualifies_schema(tokens: Sequence[Token], position: int) -> bool:
     return position >= 2 and tokens[position - 1].key == "." and tokens[position - 2].name in ("main", "temp")
 
 
-def _conditions(text: Text, core: Core, item: Item, tables: Mapping[str, Table]) -> list[str]:
-    if core.nested or core.outer_joins or sum(other.alias == item.alias for other in core.items) != 1:
+def conditions_of(
+    text: Text, core: Core, item: Item, tables: Mapping[str, Table], registered: frozenset[str]
+) -> list[str]:
+    """Return the conditions that the rows of one mention of a table must fulfil.
+
+    They name columns by the table's own name; their parameters are numbered (``?1``) or named. ``registered`` holds
+    the functions of the user, which may hide SQLite's own.
+    """
+    if registered & {"like", "glob"} or core.nested or core.outer_joins:
+        return []
+    if sum(other.alias == item.alias for other in core.items) != 1:
         return []
     spans: list[Span] = []
     if item.on is not None and item.join in ("inner", "left", "cross", "comma"):
         spans += conjuncts(text.tokens, item.on)
     if core.where is not None and item.join != "left":
         spans += conjuncts(text.tokens, core.where)
-    texts = (condition_text(text, span, core, item, tables) for span in spans)
+    texts = (condition_text(text, span, core, item, tables, registered) for span in spans)
     return [found for found in texts if found is not None]
 
 
-def condition_text(text: Text, span: Span, core: Core, item: Item, tables: Mapping[str, Table]) -> str | None:
+def condition_text(
+    text: Text,
+    span: Span,
+    core: Core,
+    item: Item,
+    tables: Mapping[str, Table],
+    registered: frozenset[str] = frozenset(),
+) -> str | None:
     """Return a condition that looks at one source only, its columns named by the table; None for any other."""
     tokens, table = text.tokens, tables[item.name]
     pieces: list[str] = []
@@ -106,7 +140,7 @@ def condition_text(text: Text, span: Span, core: Core, item: Item, tables: Mappi
                 return None
         elif token.kind in (TokenKind.WORD, TokenKind.QUOTED):
             if after == "(" and token.kind is TokenKind.WORD and token.key not in _SAFE_WORDS:
-                if token.name not in SAFE_FUNCTIONS:
+                if token.name not in SAFE_FUNCTIONS or token.name in registered:
                     return None
             elif after == ".":
                 column = tokens[position + 2].name if position + 2 < span.end else None

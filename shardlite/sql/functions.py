@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from shardlite.sql.tokens import Text, Token, TokenKind, closing, split_commas, words
 
-SESSION_STATE = frozenset(("changes", "total_changes", "last_insert_rowid", "load_extension"))
-"""They tell of a connection's past; a statement of the manager has none."""
+PAST = frozenset(("changes", "total_changes", "last_insert_rowid"))
+"""They tell of what the thread did before."""
 
 SCALAR = words(
     """
@@ -40,10 +42,30 @@ WINDOWS = words(
 )
 
 
-def not_shardable(functions: frozenset[str], text: Text, registered: frozenset[str]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class UserFunctions:
+    """The functions that the user registered, by folded name. They hide SQLite's own of the same name."""
+
+    deterministic: frozenset[str] = frozenset()
+    """Deterministic functions of their arguments: a shard may evaluate them on its own."""
+    others: frozenset[str] = frozenset()
+    """The rest: their answers may differ from shard to shard, or need the rows of all (aggregates and windows)."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All of them."""
+        return self.deterministic | self.others
+
+
+NO_FUNCTIONS = UserFunctions()
+
+
+def not_shardable(functions: frozenset[str], text: Text, registered: UserFunctions) -> str | None:
     """Return a function whose answer could differ from shard to shard, or None when there is none."""
     for name in sorted(functions):
-        if name in SCALAR or name in registered:
+        if name in registered.others:
+            return name
+        if name in SCALAR or name in registered.deterministic:
             continue
         if name in DATES and not tells_the_time(text):
             continue

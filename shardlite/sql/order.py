@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 from shardlite.errors import NotSupportedError, ProgrammingError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table
 from shardlite.sql.expressions import BUILT_IN_COLLATIONS, find_column
+
+Comparison = Callable[[str, str], int]
+"""A collation that the user registered: it returns a negative number, 0 or a positive one."""
+
+NO_COLLATIONS: Mapping[str, Comparison] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class OrderSpec:
     collations: tuple[str, ...]
     by_rowid: bool = False
     """The order is the rowid alone, ascending: every key is an int that is not NULL."""
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict, compare=False)
+    """How text is compared by the collations of ``collations`` that the user registered."""
 
     @cached_property
     def hidden(self) -> str:
@@ -34,21 +42,25 @@ class OrderSpec:
         return "".join(", " + quote(name) for name in self.columns)
 
 
-def compile_order(table: Table, order_by: str | Sequence[str] | None) -> OrderSpec:
+def compile_order(
+    table: Table, order_by: str | Sequence[str] | None, registered: Mapping[str, Comparison] = NO_COLLATIONS
+) -> OrderSpec:
     """Return the order for ``order_by``: a column, ``"-column"`` (descending), or several in a list.
 
     None orders by rowid alone, as a scan of one file does. Raises ProgrammingError for an unknown column,
-    NotSupportedError for a column whose collation isn't SQLite's own.
+    NotSupportedError for a column whose collation is neither SQLite's own nor in ``registered`` (by folded name).
     """
     terms: list[tuple[str, bool, str]] = []
     seen: set[str] = set()
     wanted = order_by if isinstance(order_by, (list, tuple)) else () if order_by is None else (order_by,)
     for item in wanted:
-        name, descending, collation = _term(table, item)
+        name, descending, collation = _term(table, item, registered)
         if fold(name) not in seen:
             seen.add(fold(name))
             terms.append((name, descending, collation))
-    terms.extend((name, False, collation) for name, collation in tie_break(table) if fold(name) not in seen)
+    for name, collation in tie_break(table):
+        if fold(name) not in seen:
+            terms.append((name, False, _known(table, name, collation, registered)))
     sql = ", ".join(quote(name) + (" DESC" if descending else "") for name, descending, _ in terms)
     return OrderSpec(
         sql=f"ORDER BY {sql}" if sql else "",
@@ -56,6 +68,7 @@ def compile_order(table: Table, order_by: str | Sequence[str] | None) -> OrderSp
         descending=tuple(term[1] for term in terms),
         collations=tuple(term[2] for term in terms),
         by_rowid=[term[:2] for term in terms] == [(table.rowid_name, False)],
+        comparisons={term[2]: registered[term[2]] for term in terms if term[2] in registered},
     )
 
 
@@ -66,7 +79,7 @@ def tie_break(table: Table) -> tuple[tuple[str, str], ...]:
     return tuple((name, table.by_name[fold(name)].collation) for name in table.primary_key)
 
 
-def _term(table: Table, item: object) -> tuple[str, bool, str]:
+def _term(table: Table, item: object, registered: Mapping[str, Comparison]) -> tuple[str, bool, str]:
     if not isinstance(item, str) or not item:
         raise ProgrammingError(
             f"order_by of table {table.name!r} takes column names, '-column' for descending, not {item!r}"
@@ -77,9 +90,16 @@ def _term(table: Table, item: object) -> tuple[str, bool, str]:
     column = find_column(table, name, "order_by")
     if column is None:
         return table.rowid_name or name, descending, "BINARY"
-    if column.collation.upper() not in BUILT_IN_COLLATIONS:
-        raise NotSupportedError(
-            f"order_by: column {column.name!r} of table {table.name!r} has the collation {column.collation!r}; "
-            "shards can be merged by BINARY, NOCASE and RTRIM only"
-        )
-    return column.name, descending, column.collation.upper()
+    return column.name, descending, _known(table, column.name, column.collation, registered)
+
+
+def _known(table: Table, column: str, collation: str, registered: Mapping[str, Comparison]) -> str:
+    """Return the name under which the merge knows a collation: a built-in one in capitals, another one folded."""
+    if collation.upper() in BUILT_IN_COLLATIONS:
+        return collation.upper()
+    if fold(collation) in registered:
+        return fold(collation)
+    raise NotSupportedError(
+        f"order_by: column {column!r} of table {table.name!r} has the collation {collation!r}, by which shards can't "
+        "be merged: register it with manager.create_collation (BINARY, NOCASE and RTRIM are SQLite's own)"
+    )

@@ -39,6 +39,18 @@ class PlanKind(StrEnum):
     """As a gather, under all shards' locks; what changed there is then written to the shards."""
     DDL = "schema change"
     """The text goes to ``apply_schema``."""
+    SCHEMA = "logical schema"
+    """The text runs on the schema as one file would hold it; no shard is asked for rows."""
+    CHECK = "check of all shards"
+    """A PRAGMA that looks for faults: the findings of all shards, or ``ok`` once."""
+    SETTING = "setting of every shard"
+    """A PRAGMA that sets a number in the files' headers: on all shards or none."""
+    EACH_SHARD = "each shard in turn"
+    """Maintenance that gives no rows (VACUUM): one shard after another, each by itself."""
+
+
+WITHOUT_STEPS = frozenset((PlanKind.DDL, PlanKind.SCHEMA, PlanKind.CHECK, PlanKind.SETTING, PlanKind.EACH_SHARD))
+"""Kinds that don't run as steps on shards: ``execute`` has a way of its own for each."""
 
 
 class LayoutView(Protocol):
@@ -84,10 +96,17 @@ class Program(NamedTuple):
     """What is brought to the coordinator before the plan's ``sql`` runs there."""
 
     moves: tuple[Move, ...]
+    """What goes to the coordinator's own database, all at once."""
     setup: tuple[str, ...] = ()
     """Texts to run after the moves: views."""
     parameters: Parameters = ()
     """Those of the plan's ``sql``."""
+    written: tuple[str, ...] = ()
+    """GATHER_WRITE: the tables that may change."""
+    shared: tuple[tuple[Move, ...], ...] = ()
+    """Before that, stage by stage: what goes to the database that the shards see as well."""
+    past: bool = False
+    """The statement asks for changes(), total_changes() or last_insert_rowid()."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +180,14 @@ class Plan(NamedTuple):
     @property
     def steps(self) -> tuple[Step, ...]:
         """What runs where, in this order. Empty for DDL, and while ids are missing."""
-        if self.split or self.id_rows or self.kind is PlanKind.DDL:
+        if self.split or self.id_rows or self.kind in WITHOUT_STEPS:
             return self.split
         return tuple(Step(shard, self.sql, self.parameters) for shard in self.shards)
 
     def __str__(self) -> str:
         where = ", ".join(str(shard) for shard in self.shards) if self.shards else "known when the ids are drawn"
         lines = [str(self.kind)]
-        if self.kind is not PlanKind.DDL:
+        if self.kind not in (PlanKind.DDL, PlanKind.SCHEMA):
             lines.append(f"shards: {where}")
         if self.tables:
             lines.append(f"tables: {', '.join(self.tables)}")
@@ -176,6 +195,8 @@ class Plan(NamedTuple):
         if self.merge_rowid:
             lines.append("merge: by rowid")
         if self.program is not None:
+            for stage in self.program.shared:
+                lines.extend(f"share {move}" for move in stage)
             lines.extend(map(str, self.program.moves))
         if self.insert is not None and self.insert.id_rows:
             lines.append(f"ids: {self.insert.id_rows} from the sequence of {self.insert.table}")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from shardlite.errors import NotSupportedError
+from shardlite.router.table import Table
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
-from shardlite.sql.rules.common import refuse_fail
-from shardlite.sql.rules.gather import gather
+from shardlite.sql.rules.gather import asks_past, gather
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
-from shardlite.sql.template import Template
+from shardlite.sql.template import Template, WithFallback
 from shardlite.sql.tokens import tokenize
 
 CACHED_TEXTS = 1024
@@ -30,9 +30,15 @@ class Planner:
     """
 
     def __init__(
-        self, schema: Schema, prepare: Callable[[str], Prepared], columns: Callable[[str], tuple[str, ...]]
+        self,
+        schema: Schema,
+        prepare: Callable[[str], Prepared],
+        columns: Callable[[str], tuple[str, ...]],
+        rows: Callable[[Table], int] | None = None,
     ) -> None:
+        """``rows`` estimates how many rows a table has: it decides costs, never answers."""
         self._schema = schema
+        self._rows = rows
         self._prepare = prepare
         self._columns = columns
         self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._build)
@@ -53,26 +59,29 @@ class Planner:
         prepared = self._prepare(sql)
         if prepared.kind is StatementKind.EXPLAIN:
             return self._explain(sql)
-        statement = Statement(prepared, self._schema, self._columns)
-        if prepared.writes:
-            refuse_fail(statement)
+        statement = Statement(prepared, self._schema, self._columns, self._rows)
         for rule in FIRST:
             template = rule(statement)
-            if template is not None:
+            if template is not None and not asks_past(statement):
                 return template
         why = ""
-        for rule in RULES:
+        for rule in () if asks_past(statement) else RULES:
             try:
                 template = rule(statement)
             except NotSupportedError as refusal:
                 why = str(refusal)
                 break
             if template is not None:
-                return template
-        template = push_down(statement) or gather(statement, why)
+                return template if prepared.readonly else WithFallback(template, partial(gather, statement))
+        template = (None if asks_past(statement) else push_down(statement)) or gather(statement, why)
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")
         return template
+
+    def gathered(self, sql: str, parameters: Parameters, layout: LayoutView) -> Plan | None:
+        """Return the plan of a change that gathers in any case; None where there is none."""
+        template = self.template(sql)
+        return template.gathered(parameters, layout) if isinstance(template, WithFallback) else None
 
     def _explain(self, sql: str) -> Template:
         tokens = tokenize(sql).tokens

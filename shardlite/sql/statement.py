@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from shardlite.names import fold
 from shardlite.router.table import Column, Table, TableKind
+from shardlite.sql.cores import Core, cores_of
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.parse import Parsed, parse
 from shardlite.sql.tokens import Text, TokenKind, closing, tokenize
@@ -16,13 +17,24 @@ if TYPE_CHECKING:
     from shardlite.sql.scopes import Scopes
 
 
+UNKNOWN_ROWS = 1_000
+
+
 class Statement:
     """A prepared statement against a schema. ``columns`` tells the names of a query's result columns."""
 
-    def __init__(self, prepared: Prepared, schema: Schema, columns: Callable[[str], tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        schema: Schema,
+        columns: Callable[[str], tuple[str, ...]],
+        rows: Callable[[Table], int] | None = None,
+    ) -> None:
         self.prepared = prepared
         self.schema = schema
         self.columns = columns
+        self.rows: Callable[[Table], int] = rows or (lambda table: UNKNOWN_ROWS)
+        """About how many rows a table has, over all shards."""
         self.text: Text = tokenize(prepared.sql)
 
     @property
@@ -39,6 +51,30 @@ class Statement:
         return parse(self.text)
 
     @cached_property
+    def cores(self) -> list[Core]:
+        """Where the clauses of its SELECTs stand."""
+        return cores_of(self.text)
+
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """Tables and views that stand in a FROM, in its views too, and names of common table expressions among them.
+
+        SQLite doesn't report a table of which nothing is read but what USING compares, nor what INSERT INTO t SELECT *
+        FROM u transfers as a whole.
+        """
+        found: set[str] = set()
+        todo = {item.name for core in self.cores for item in core.items}
+        todo |= {access.via for access in self.prepared.reads | self.prepared.writes}
+        while todo:
+            name = todo.pop()
+            if name in found:
+                continue
+            found.add(name)
+            if name in self.schema.views:
+                todo |= {item.name for core in cores_of(tokenize(self.schema.views[name])) for item in core.items}
+        return frozenset(found)
+
+    @cached_property
     def scopes(self) -> Scopes | None:
         """The tables and facts of the tree."""
         if self.parsed is None:
@@ -53,7 +89,7 @@ class Statement:
     @cached_property
     def tables(self) -> tuple[Table, ...]:
         """All base tables that SQLite reads or writes for it, behind views, triggers and foreign keys too, by name."""
-        names = {access.table for access in self.prepared.reads | self.prepared.writes}
+        names = {access.table for access in self.prepared.reads | self.prepared.writes} | self.named
         found = [self.schema.tables[name] for name in names if name in self.schema.tables]
         return tuple(sorted(found, key=lambda table: fold(table.name)))
 
@@ -76,7 +112,7 @@ class Statement:
         """Views that it names, directly or behind others."""
         prepared = self.prepared
         names = {access.table for access in prepared.reads | prepared.writes}
-        names |= {access.via for access in prepared.reads | prepared.writes}
+        names |= {access.via for access in prepared.reads | prepared.writes} | self.named
         return tuple(sorted(name for name in names if name in self.schema.views))
 
     @cached_property

@@ -24,8 +24,8 @@ _TYPE_OF = {
 }
 
 
-def stub_ddl(table: Table) -> str:
-    """Return the CREATE TABLE of a table's stub in the database ``main``."""
+def stub_ddl(table: Table, schema: str = "main") -> str:
+    """Return the CREATE TABLE of a table's stub in an attached database."""
     parts = [_column(table, column) for column in table.columns]
     options = []
     if table.without_rowid:
@@ -36,7 +36,7 @@ def stub_ddl(table: Table) -> str:
         options.append("WITHOUT ROWID")
     if table.strict:
         options.append("STRICT")
-    return f"CREATE TABLE main.{quote(table.name)}({', '.join(parts)}){' ' if options else ''}{', '.join(options)}"
+    return f"CREATE TABLE {schema}.{quote(table.name)}({', '.join(parts)}){' ' if options else ''}{', '.join(options)}"
 
 
 def _column(table: Table, column: Column) -> str:
@@ -82,7 +82,7 @@ def source_columns(table: Table, wanted: frozenset[str] | None) -> tuple[list[st
     return listed, listed
 
 
-def index_ddl(table: Table) -> list[str]:
+def index_ddl(table: Table, schema: str = "main") -> list[str]:
     """Return ordinary indexes in the places of a table's PRIMARY KEY and UNIQUE constraints."""
     made = []
     for number, constraint in enumerate(table.unique):
@@ -91,5 +91,18 @@ def index_ddl(table: Table) -> list[str]:
         if table.without_rowid and constraint.origin == "pk":
             continue
         columns = ", ".join(quote(name) for name in constraint.columns if name is not None)
-        made.append(f"CREATE INDEX main.{quote(f'_shardlite_{table.name}_{number}')} ON {quote(table.name)}({columns})")
+        made.append(
+            f"CREATE INDEX {schema}.{quote(f'_shardlite_{table.name}_{number}')} ON {quote(table.name)}({columns})"
+        )
     return made
+
+
+def index_in(sql: str, schema: str) -> str:
+    """Return a CREATE INDEX text that makes an ordinary index in an attached database."""
+    tokens = tokenize(sql).tokens
+    at = next(i for i, token in enumerate(tokens) if token.key == "INDEX") + 1
+    if tokens[at].key == "IF":
+        at += 3
+    if tokens[at + 1].key == ".":
+        at += 2
+    return f"CREATE INDEX {schema}.{sql[tokens[at].start :]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -43,7 +43,8 @@ class Placed:
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         shards: tuple[int, ...] = (0,)
         if self.kind is not PlanKind.HOME:
-            shards = () if self.kind is PlanKind.DDL else tuple(range(layout.num_shards))
+            nowhere = self.kind in (PlanKind.DDL, PlanKind.SCHEMA)
+            shards = () if nowhere else tuple(range(layout.num_shards))
         return Plan(
             self.kind,
             self.sql,
@@ -141,7 +142,7 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a gather brings of one table. ``pins`` may leave shards out; ``shards`` is "all" or "home"."""
+    """What a gather brings of one table, from every shard or the home shard; ``pins`` may leave shards out."""
 
     into: str
     create: str
@@ -151,6 +152,8 @@ class Source:
     everywhere: bool
     pins: tuple[Pin, ...] = ()
     indexes: tuple[str, ...] = ()
+    level: int | None = None
+    """The stage at which it goes to the shared database; None: it goes to the coordinator's own."""
 
     def bind(self, text: Text, values: Values, parameters: Parameters, layout: LayoutView) -> Move:
         """Return the move for these parameters."""
@@ -161,6 +164,12 @@ class Source:
             shards = tuple(range(layout.num_shards))
         given = parameters_for(self.sql, text, parameters)
         return Move(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes)
+
+
+def stages_of(bound: Sequence[tuple[int | None, Move]]) -> tuple[tuple[Move, ...], ...]:
+    """Group the moves to the shared database by their stage."""
+    levels = sorted({level for level, _ in bound if level is not None})
+    return tuple(tuple(move for at, move in bound if at == level) for level in levels)
 
 
 def parameters_for(sql: str, text: Text, parameters: Parameters) -> Parameters:
@@ -193,11 +202,13 @@ class Gathered:
     returns_rows: bool
     reason: str
     tables: tuple[str, ...]
+    written: tuple[str, ...] = ()
+    past: bool = False
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
-        moves = tuple(source.bind(self.text, values, parameters, layout) for source in self.sources)
-        shards = tuple(sorted({shard for move in moves for shard in move.shards}))
+        bound = [(source.level, source.bind(self.text, values, parameters, layout)) for source in self.sources]
+        shards = tuple(sorted({shard for _, move in bound for shard in move.shards}))
         if self.kind is PlanKind.GATHER_WRITE:
             shards = tuple(range(layout.num_shards))
         return Plan(
@@ -209,11 +220,46 @@ class Gathered:
             self.reason,
             self.tables,
             returns_rows=self.returns_rows,
-            program=Program(moves, self.setup, parameters),
+            program=Program(
+                tuple(move for level, move in bound if level is None),
+                self.setup,
+                parameters,
+                self.written,
+                stages_of(bound),
+                self.past,
+            ),
         )
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
         return None
+
+
+class WithFallback:
+    """A template that may refuse its parameters, and how the statement runs then. Safe for threads."""
+
+    def __init__(self, first: Template, otherwise: Callable[[str], Gathered | None]) -> None:
+        self._first = first
+        self._otherwise = otherwise
+        self._gathered: Gathered | None = None
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        try:
+            return self._first.bind(parameters, layout)
+        except NotSupportedError as refusal:
+            found = self._gathered or self._otherwise(str(refusal))
+            if found is None:
+                raise
+            self._gathered = found
+            return found.bind(parameters, layout)
+
+    def gathered(self, parameters: Parameters, layout: LayoutView) -> Plan | None:
+        """Return the plan that doesn't depend on whether these parameters fit the first template."""
+        found = self._gathered or self._otherwise("")
+        self._gathered = found
+        return None if found is None else found.bind(parameters, layout)
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        return self._first.keys(parameters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,37 @@
-"""SQLite's tokens: enough to find parameters, statement kinds and the places where text is spliced in.
+"""SQLite's tokens, cut where SQLite cuts them: all that reads SQL text here begins with them.
 
-Rewrites never print a tree back; they cut the original text at the offsets of these tokens.
+Rewrites never print a tree back; they cut the original text at the offsets of these tokens. The rules are those of
+SQLite's own tokenizer, with its surprises: a comment may end with the text, ``/*`` alone is two operators, a byte order
+mark is space, ``$a::b(c)`` is one parameter, and what it can't read is one token up to a place that it chooses
+(``TokenKind.ILLEGAL``). Digits may have separators (``1_000``), which SQLite before 3.46 refuses.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shardlite.names import fold
+from shardlite.names import fold, unfold
 
 _ID = r"A-Za-z0-9_$\x80-\U0010ffff"
+
+
+_DECIMAL_TEXT = r"(?:[0-9][0-9_]*+(?:\.[0-9_]*+)?+|\.[0-9][0-9_]*+)(?:[eE][+-]?[0-9][0-9_]*+)?+"
 _TOKEN = re.compile(
-    r"(?P<space>[ \t\n\f\r]+|--[^\n]*|/\*.*?(?:\*/|\Z))"
-    r"|(?P<blob>[xX]'[^']*')"
-    r"|(?P<string>'(?:[^']|'')*')"
-    r'|(?P<quoted>"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\])'
-    r"|(?P<number>0[xX][0-9a-fA-F]+|(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9]+)?)"
-    rf"|(?P<parameter>\?[0-9]*|[@:#$](?:[{_ID}]|::)+(?:\([^)\s]*\))?)"
-    rf"|(?P<word>[A-Za-z_\x80-\U0010ffff][{_ID}]*)"
-    r"|(?P<operator>->>|->|\|\||<<|>>|<=|>=|<>|!=|==|.)",
+    r"(?P<space>[ \t\n\f\r][ \t\n\v\f\r]*+|\ufeff)"
+    r"|(?P<comment>--[^\n]*+|/\*(?:.*?\*/|.+))"
+    r"|(?P<blob>[xX]'(?:[0-9a-fA-F]{2})*+')"
+    r"|(?P<string>'[^']*+(?:''[^']*+)*+')"
+    r'|(?P<quoted>"[^"]*+(?:""[^"]*+)*+"|`[^`]*+(?:``[^`]*+)*+`|\[[^\]]*+\])'
+    rf"|(?P<number>0[xX][0-9a-fA-F][0-9a-fA-F_]*+|{_DECIMAL_TEXT}(?![{_ID}]))"
+    rf"|(?P<parameter>\?[0-9]*+|[@:#$](?:::)*+[{_ID}](?:[{_ID}]|::)*+(?:\([^) \t\n\v\f\r]*+\)|(?!\()))"
+    rf"|(?P<illegal>[xX]'[^']*+'?|{_DECIMAL_TEXT}[{_ID}]+|['\"`\[].*"
+    rf"|[@:#$](?:::)*+(?:[{_ID}](?:[{_ID}]|::)*+(?:\([^) \t\n\v\f\r]*+)?)?)"
+    rf"|(?P<word>[A-Za-z_\x80-\U0010ffff][{_ID}]*+)"
+    r"|(?P<operator>->>|->|\|\||<<|>>|<=|>=|<>|!=|==|[-+*/%<>=&|~(),.;])"
+    r"|(?P<unknown>.)",
     re.DOTALL,
 )
 
@@ -32,7 +42,7 @@ def words(text: str) -> frozenset[str]:
 
 
 class TokenKind(StrEnum):
-    """What a token is. Space and comments are left out."""
+    """What a token is. Space is left out."""
 
     BLOB = "blob"
     STRING = "string"
@@ -41,13 +51,16 @@ class TokenKind(StrEnum):
     PARAMETER = "parameter"
     WORD = "word"
     OPERATOR = "operator"
+    COMMENT = "comment"
+    ILLEGAL = "illegal"
+    """What SQLite refuses as "unrecognized token"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     """One token. ``key`` is the upper-cased text of a word, the text itself of an operator, else "".
 
-    ``index`` is a parameter's number as SQLite counts (from 1), else 0.
+    ``text`` is ``sql[start:end]``, quotes and all. ``index`` is a parameter's number as SQLite counts (from 1), else 0.
     """
 
     kind: TokenKind
@@ -58,24 +71,29 @@ class Token:
     index: int = 0
 
     @property
+    def value(self) -> str:
+        """What the token says: the text without its quotes."""
+        if self.kind is TokenKind.QUOTED and self.text[0] == "[":
+            return self.text[1:-1]
+        if self.kind is TokenKind.QUOTED or self.kind is TokenKind.STRING:
+            return self.text[1:-1].replace(self.text[0] * 2, self.text[0])
+        return self.text
+
+    @property
+    def identifier(self) -> str:
+        """The identifier that the token is, unquoted, else "". (SQLite also takes a string for one in some places.)"""
+        return self.value if self.kind is TokenKind.WORD or self.kind is TokenKind.QUOTED else ""
+
+    @property
     def name(self) -> str | None:
-        """The identifier that the token may be, unquoted and folded, else None."""
-        if self.kind is TokenKind.WORD:
-            return fold(self.text)
-        if self.kind is TokenKind.QUOTED:
-            return fold(unquote(self.text))
+        """The identifier that the token may be (a string may), unquoted and folded, else None."""
         if self.kind is TokenKind.STRING:
-            return fold(self.text[1:-1].replace("''", "'"))
-        return None
+            return fold(self.value)
+        return fold(self.identifier) if self.kind is TokenKind.WORD or self.kind is TokenKind.QUOTED else None
 
-
-def unquote(text: str) -> str:
-    """Take the quotes off an identifier."""
-    if text[:1] == "[":
-        return text[1:-1]
-    if text[:1] in ('"', "`"):
-        return text[1:-1].replace(text[0] * 2, text[0])
-    return text
+    def is_word(self, *wanted: str) -> bool:
+        """Tell whether the token is one of these words (in upper case), unquoted."""
+        return self.kind is TokenKind.WORD and self.key in wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +117,11 @@ class Text:
         return frozenset(token.key for token in self.tokens if token.kind is TokenKind.WORD)
 
 
-def tokenize(sql: str) -> Text:
-    """Cut a statement into tokens and number its parameters as SQLite does. A trailing ``;`` is left out."""
+def scan(sql: str) -> list[Token]:
+    """Cut a text into all its tokens, comments among them, and number its parameters as SQLite does."""
     tokens: list[Token] = []
-    names: dict[str, int] = {}
-    largest, nameless = 0, False
+    named: dict[str, int] = {}
+    largest = 0
     for match in _TOKEN.finditer(sql):
         group = match.lastgroup
         if group == "space" or group is None:
@@ -112,19 +130,51 @@ def tokenize(sql: str) -> Text:
         index = 0
         if group == "parameter":
             if text[0] == "?":
-                nameless = True
-                index = int(text[1:]) if len(text) > 1 else largest + 1
+                index = _number_of_parameter(text) if len(text) > 1 else largest + 1
             else:
-                index = names.setdefault(text, largest + 1)
+                index = named.setdefault(text, largest + 1)
             largest = max(largest, index)
-        key = text.upper() if group == "word" else text if group == "operator" else ""
-        tokens.append(Token(TokenKind(group), text, match.start(), match.end(), key, index))
+        key = unfold(text) if group == "word" else text if group == "operator" else ""
+        kind = TokenKind.ILLEGAL if group == "unknown" else TokenKind(group)
+        tokens.append(Token(kind, text, match.start(), match.end(), key, index))
+    return tokens
+
+
+def _number_of_parameter(text: str) -> int:
+    """Return NNN of ``?NNN``. SQLite refuses more than ten digits, and Python to read thousands of them."""
+    digits = text[1:].lstrip("0")
+    return int(digits[:11] or "0")
+
+
+def tokens_of(sql: str) -> list[Token]:
+    """Cut a text into its tokens without the comments."""
+    return [token for token in scan(sql) if token.kind is not TokenKind.COMMENT]
+
+
+def first_words(sql: str, count: int = 4) -> tuple[str, ...]:
+    """Return what the first tokens of a statement say, in upper case."""
+    return tuple(unfold(token.value) for token in tokens_of(sql)[:count])
+
+
+def tokenize(sql: str) -> Text:
+    """Cut a statement into tokens without the comments. A ``;`` before or behind it is left out."""
+    tokens = tokens_of(sql)
     while tokens and tokens[-1].key == ";":
         tokens.pop()
     while tokens and tokens[0].key == ";":
         tokens.pop(0)
-    by_name = tuple((name[1:], index) for name, index in names.items())
-    return Text(sql, tuple(tokens), largest, by_name, nameless)
+    return Text(
+        sql,
+        tuple(tokens),
+        parameter_count=max((token.index for token in tokens), default=0),
+        names=_names(tokens),
+        nameless=any(token.text[0] == "?" for token in tokens if token.kind is TokenKind.PARAMETER),
+    )
+
+
+def _names(tokens: Iterable[Token]) -> tuple[tuple[str, int], ...]:
+    named = {token.text: token.index for token in tokens if token.index and token.text[0] != "?"}
+    return tuple((name[1:], index) for name, index in named.items())
 
 
 _AFTER_OPERAND = frozenset((")", "END", "NULL", "ISNULL", "NOTNULL", "TRUE", "FALSE"))
@@ -140,8 +190,9 @@ _KEYWORDS_BEFORE_OPERAND = words(
 def analysis_text(text: Text) -> tuple[str, dict[str, Token]]:
     """Return the statement in words that sqlglot reads faithfully, with the literals that were taken out.
 
-    Parameters become ``:p<number>``, blobs and hexadecimal numbers ``:k<n>``; a unary plus, which sqlglot drops
-    although it takes a column's affinity away, becomes ``~``; ``OR IGNORE`` and the like go from UPDATE.
+    Parameters become ``:p<number>``, blobs and numbers that are hexadecimal or have separators ``:k<n>``; a unary plus,
+    which sqlglot drops although it takes a column's affinity away, becomes ``~``; ``OR IGNORE`` and the like go from
+    UPDATE.
     The result is only looked at, it never runs.
     """
     parts: list[str] = []
@@ -153,7 +204,7 @@ def analysis_text(text: Text) -> tuple[str, dict[str, Token]]:
             continue
         if token.kind is TokenKind.PARAMETER:
             parts.append(f":p{token.index}")
-        elif token.kind is TokenKind.BLOB or (token.kind is TokenKind.NUMBER and token.text[1:2] in ("x", "X")):
+        elif token.kind is TokenKind.BLOB or (token.kind is TokenKind.NUMBER and not _is_plain(token.text)):
             name = f"k{len(literals)}"
             literals[name] = token
             parts.append(f":{name}")
@@ -165,6 +216,10 @@ def analysis_text(text: Text) -> tuple[str, dict[str, Token]]:
         else:
             parts.append(token.text)
     return " ".join(parts), literals
+
+
+def _is_plain(number: str) -> bool:
+    return number[1:2] not in ("x", "X") and "_" not in number
 
 
 def is_unary(tokens: Sequence[Token], position: int) -> bool:
@@ -224,16 +279,21 @@ _DECIMAL = re.compile(r"[0-9]+\Z")
 _REAL = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
 
 
+_MAX_INT64_DIGITS = 19
+
+
 def number_of(text: str) -> int | float | None:
     """Return the value of a numeric literal as SQLite reads it; None where it isn't a plain one."""
+    text = text.replace("_", "")  # SQLite has refused those that stand elsewhere than between digits
     if text[:2] in ("0x", "0X"):
         value = int(text, 16)
         if value >= 1 << 64:
             return None
         return value - (1 << 64) if value >= 1 << 63 else value
     if _DECIMAL.match(text):
-        value = int(text)
-        return value if value < 1 << 63 else float(value)
+        text = text.lstrip("0") or "0"
+        value = int(text[: _MAX_INT64_DIGITS + 1])  # Python refuses to read thousands of digits
+        return value if value < 1 << 63 else float(text)
     return float(text) if _REAL.match(text) else None
 
 
@@ -241,29 +301,29 @@ def constant_of(tokens: Sequence[Token]) -> Constant | None:
     """Return the constant that an expression is: a literal or a parameter, with signs and parentheses; else None."""
     while len(tokens) >= 2 and tokens[0].key == "(" and closing(tokens, 0) == len(tokens) - 1:
         tokens = tokens[1:-1]
-    negative = False
+    minuses = 0
     while len(tokens) > 1 and tokens[0].key in ("-", "+"):
-        negative ^= tokens[0].key == "-"
+        minuses += tokens[0].key == "-"
         tokens = tokens[1:]
-    if len(tokens) != 1:
+    if len(tokens) != 1 or (minuses and tokens[0].kind is not TokenKind.NUMBER):  # a minus makes a number of a text
         return None
-    return _single(tokens[0], negative)
+    return _single(tokens[0], minuses)
 
 
-def _single(token: Token, negative: bool) -> Constant | None:
+def _single(token: Token, minuses: int) -> Constant | None:
     if token.kind is TokenKind.PARAMETER:
-        return None if negative else Constant(parameter=token.index)
+        return Constant(parameter=token.index)
     if token.kind is TokenKind.NUMBER:
-        number = number_of(token.text)
+        number, negative = number_of(token.text), minuses % 2 == 1
         if number is None:
             return None
-        if negative and number == float(1 << 63) and _DECIMAL.match(token.text) and int(token.text) == 1 << 63:
+        if negative and token.text.replace("_", "").lstrip("0") == str(1 << 63):
             return Constant(-(1 << 63))
+        if minuses and number == -(1 << 63):  # -0x8000000000000000, which SQLite refuses
+            return None
         return Constant(-number if negative else number)
-    if negative:
-        return None
     if token.kind is TokenKind.STRING:
-        return Constant(token.text[1:-1].replace("''", "'"))
+        return Constant(token.value)
     if token.kind is TokenKind.BLOB:
         return Constant(bytes.fromhex(token.text[2:-1]))
     fixed = {"NULL": Constant(None), "TRUE": Constant(1), "FALSE": Constant(0)}

@@ -11,15 +11,17 @@ A trigger on a reference table runs once on every copy, so it must also do the s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from shardlite.names import fold
-from shardlite.router.table import Table, TableKind
+from shardlite.router.table import ROWID_NAMES, Table, TableKind
 from shardlite.sql.copies import may_take_defaults, shifts, why_copies_differ
-from shardlite.sql.tokens import tokenize
+from shardlite.sql.functions import NO_FUNCTIONS, UserFunctions
+from shardlite.sql.shard_schema import unseen_uniqueness
+from shardlite.sql.tokens import TokenKind, tokenize, tokens_of
 
 if TYPE_CHECKING:  # it takes a third of a second to import: each function that needs it does that
     from sqlglot import exp
@@ -49,30 +51,25 @@ class Conflict:
 
 def read_trigger(name: str, table: str, sql: str) -> Trigger:
     """Split a CREATE TRIGGER text into the statements of its body."""
-    import sqlglot
-    from sqlglot import TokenType
-    from sqlglot.errors import SqlglotError
-
-    try:
-        tokens = sqlglot.tokenize(sql, read="sqlite")
-    except SqlglotError:
-        return Trigger(name, table, None, frozenset(fold(word) for word in re.findall(r"\w+", sql)))
-    words = frozenset(fold(token.text) for token in tokens)
-    begin = next((i for i, t in enumerate(tokens) if t.token_type is TokenType.BEGIN), None)
-    ends = [i for i, t in enumerate(tokens) if t.token_type is TokenType.END]
-    if begin is None or not ends or ends[-1] < begin:
-        return Trigger(name, table, None, words)
+    tokens = tokens_of(sql)
+    said = frozenset(fold(token.value) for token in tokens)
+    # The trigger itself may be called begin.
+    before = (".", "TRIGGER", "EXISTS")
+    begin = next((i for i, t in enumerate(tokens) if t.is_word("BEGIN") and tokens[i - 1].key not in before), None)
+    end = max((i for i, t in enumerate(tokens) if t.is_word("END")), default=-1)
+    if begin is None or end < begin or any(token.kind is TokenKind.ILLEGAL for token in tokens):
+        return Trigger(name, table, None, said)
     statements = []
-    when = next((i for i, t in enumerate(tokens[:begin]) if t.token_type is TokenType.WHEN), None)
+    when = next((i for i, t in enumerate(tokens[:begin]) if t.is_word("WHEN")), None)
     if when is not None:
-        statements.append("SELECT " + sql[tokens[when + 1].start : tokens[begin - 1].end + 1])
+        statements.append("SELECT " + sql[tokens[when + 1].start : tokens[begin - 1].end])
     first = begin + 1
-    for i in range(begin + 1, ends[-1] + 1):
-        if tokens[i].token_type is TokenType.SEMICOLON:
+    for i in range(begin + 1, end + 1):
+        if tokens[i].key == ";":
             if i > first:
-                statements.append(sql[tokens[first].start : tokens[i - 1].end + 1])
+                statements.append(sql[tokens[first].start : tokens[i - 1].end])
             first = i + 1
-    return Trigger(name, table, tuple(statements), words)
+    return Trigger(name, table, tuple(statements), said)
 
 
 def written_tables(trigger: Trigger) -> frozenset[str]:
@@ -82,23 +79,25 @@ def written_tables(trigger: Trigger) -> frozenset[str]:
     return frozenset(fold(target.name) for target in targets if target is not None)
 
 
-def conflict_of(trigger: Trigger, tables: Mapping[str, Table]) -> Conflict | None:
+def conflict_of(
+    trigger: Trigger, tables: Mapping[str, Table], registered: UserFunctions = NO_FUNCTIONS
+) -> Conflict | None:
     """Return why a trigger would be wrong with these placements; None when it is right.
 
     :param tables: the placed tables by folded name. A trigger on something else (a view) is not looked at.
+    :param registered: the user's functions.
     """
     from sqlglot import exp
 
-    if raises(trigger, "FAIL"):
-        # Nothing would be kept: a statement that fails is undone, on all its shards.
-        return Conflict(trigger, "RAISE(FAIL) can't keep what was done before it: use RAISE(ABORT, ...)", frozenset())
+    if (why := stops_half_way(trigger)) is not None:
+        return Conflict(trigger, why, frozenset())
     fired = tables.get(fold(trigger.table))
     if fired is None:
         return None
     if fired.kind is not TableKind.SINGLE and raises(trigger, "ROLLBACK"):
         rollback = "RAISE(ROLLBACK) would end the transaction on one shard only: use RAISE(ABORT, ...)"
         return _opaque_conflict(trigger, fired, tables, rollback)
-    if fired.kind is TableKind.REFERENCE and (why := differs(trigger, tables)) is not None:
+    if fired.kind is TableKind.REFERENCE and (why := differs(trigger, tables, registered)) is not None:
         return _opaque_conflict(trigger, fired, tables, why)
     if trigger.statements is None:
         return _opaque_conflict(trigger, fired, tables, "its text is not understood")
@@ -109,7 +108,7 @@ def conflict_of(trigger: Trigger, tables: Mapping[str, Table]) -> Conflict | Non
             if conflict is not None:
                 return conflict
             continue
-        reason = _statement_conflict(tree, fired, tables)
+        reason = _statement_conflict(tree, fired, tables) or _unlocal_conflict(text, tree, tables)
         if reason is not None:
             together = {fold(t.name) for t in tree.find_all(exp.Table)} | {fold(fired.name)}
             return Conflict(trigger, f"{reason} ({_short(text)})", frozenset(together & set(tables)))
@@ -127,10 +126,24 @@ def raises(trigger: Trigger, how: str) -> bool:
     return False
 
 
-def differs(trigger: Trigger, tables: Mapping[str, Table]) -> str | None:
+def stops_half_way(trigger: Trigger) -> str | None:
+    """Return why a failure in the trigger would have to keep what was done before it; None when it needn't.
+
+    Nothing is ever kept: a statement that fails is undone, on all its shards.
+    """
+    if raises(trigger, "FAIL"):
+        return "RAISE(FAIL) can't keep what was done before it: use RAISE(ABORT, ...)"
+    texts = [tokenize(text).tokens for text in trigger.statements or ()]
+    pairs = {(a.key, b.key) for tokens in texts for a, b in pairwise(tokens)}
+    if ("OR", "FAIL") in pairs or (trigger.statements is None and {"or", "fail"} <= trigger.words):
+        return "OR FAIL can't keep what was done before a failure: leave it out"
+    return None
+
+
+def differs(trigger: Trigger, tables: Mapping[str, Table], registered: UserFunctions = NO_FUNCTIONS) -> str | None:
     """Return why a trigger of a reference table may do something else on each copy; None when it can't."""
     for text in trigger.statements or ():
-        why = why_copies_differ(text)
+        why = why_copies_differ(text, registered)
         if why is not None:
             return f"{why} ({_short(text)})"
         tree = _parse(text)
@@ -170,6 +183,17 @@ def _statement_conflict(tree: exp.Expression, fired: Table, tables: Mapping[str,
         if reason is not None:
             return reason
     return None
+
+
+def _unlocal_conflict(text: str, tree: exp.Expression, tables: Mapping[str, Table]) -> str | None:
+    """Return why a statement that goes on after a conflict (OR IGNORE, ON CONFLICT) may miss it; None if it can't."""
+    target = _target(tree)
+    table = tables.get(fold(target.name)) if target is not None else None
+    unseen = unseen_uniqueness(table) if table is not None else []
+    if not unseen or table is None or not tokenize(text).keywords() & {"IGNORE", "REPLACE", "CONFLICT"}:
+        return None
+    named = ", ".join(name or "an expression" for name in unseen[0].columns)
+    return f"the row of {table.name} that conflicts with UNIQUE ({named}) may be on another shard"
 
 
 def _table_conflict(tree: exp.Expression, node: exp.Table, other: Table, fired: Table, writes: bool) -> str | None:
@@ -225,7 +249,7 @@ def _sets_key(assignments: Iterable[exp.Expression], table: Table) -> bool:
 
     fixed = {fold(name) for name in table.key_columns}
     if not table.without_rowid:
-        fixed |= {name for name in ("rowid", "_rowid_", "oid") if name not in table.by_name}
+        fixed |= {name for name in ROWID_NAMES if name not in table.by_name}
         fixed |= {fold(table.rowid_alias)} if table.rowid_alias is not None else set()
     for assignment in assignments:
         if not isinstance(assignment, exp.EQ):
@@ -290,19 +314,28 @@ def _target(tree: exp.Expression) -> exp.Table | None:
     return this if isinstance(this, exp.Table) else None
 
 
+_QUERIES_AND_CHANGES = ("SELECT", "WITH", "VALUES", "INSERT", "REPLACE", "UPDATE", "DELETE")
+
+
 def _parse(text: str) -> exp.Expression | None:
     import sqlglot
     from sqlglot import exp
     from sqlglot.errors import SqlglotError
 
-    # Three forms that sqlglot doesn't read; neither changes what is touched.
-    text = re.sub(r"^\s*REPLACE\b", "INSERT OR REPLACE", text, flags=re.IGNORECASE)
-    text = re.sub(r"\bRAISE\s*\(\s*ROLLBACK\b", "RAISE(ABORT", text, flags=re.IGNORECASE)
-    text = re.sub(r"^\s*UPDATE\s+OR\s+\w+", "UPDATE", text, flags=re.IGNORECASE)
-    if not re.match(r"\s*(SELECT|WITH|VALUES|INSERT|UPDATE|DELETE)\b", text, flags=re.IGNORECASE):
+    tokens = tokens_of(text)
+    keys, parts = [token.key for token in tokens], [token.text for token in tokens]
+    if not keys or keys[0] not in _QUERIES_AND_CHANGES:
         return None
+    # Three forms that sqlglot doesn't read; neither changes what is touched.
+    for i, three in enumerate(zip(keys, keys[1:], keys[2:], strict=False)):
+        if three == ("RAISE", "(", "ROLLBACK"):
+            parts[i + 2] = "ABORT"
+    if keys[0] == "REPLACE":
+        parts[0] = "INSERT OR REPLACE"
+    if keys[:2] == ["UPDATE", "OR"]:
+        del parts[1:3]
     try:
-        tree = sqlglot.parse_one(text, read="sqlite")
+        tree = sqlglot.parse_one(" ".join(parts), read="sqlite")
     except (SqlglotError, RecursionError):
         return None
     known = (exp.Select, exp.SetOperation, exp.Insert, exp.Update, exp.Delete)

@@ -26,7 +26,15 @@ from shardlite.names import fold, quote
 from shardlite.router.keys import Affinity
 from shardlite.router.table import Table
 from shardlite.sql.conjuncts import Parameters, analyse_conjuncts
-from shardlite.sql.expressions import check_expression, find_column, says_now_text, tokenize, uses_dates
+from shardlite.sql.expressions import (
+    CALLING_OPERATORS,
+    check_expression,
+    find_column,
+    read_expression,
+    says_now_text,
+    uses_dates,
+)
+from shardlite.sql.functions import NO_FUNCTIONS, UserFunctions
 
 OPERATORS: Mapping[str, str] = {
     "=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
@@ -70,13 +78,13 @@ def compile_where(
     where: Mapping[str, Any] | str | None,
     parameters: Parameters = (),
     *,
-    functions: frozenset[str] = frozenset(),
+    functions: UserFunctions = NO_FUNCTIONS,
 ) -> Condition:
     """Compile a condition over ``table``.
 
-    ``parameters`` belongs to the text form; ``functions`` names (folded) deterministic user functions that a text
-    may call. Raises ProgrammingError for an unknown column, operator or value (naming it), NotSupportedError for text
-    that shards can't evaluate one by one (subqueries, random functions).
+    ``parameters`` belongs to the text form; ``functions`` are those that the user registered: a text may call the
+    deterministic ones. Raises ProgrammingError for an unknown column, operator or value (naming it), NotSupportedError
+    for text that shards can't evaluate one by one (subqueries, random functions).
     """
     if not where:
         # Nothing may pass for "all rows" by being empty or false: an empty list, 0 or "" is a mistake of the caller's.
@@ -103,7 +111,7 @@ def compile_where(
     values = tuple(where.values())
     for value in values:
         if value.__class__ not in _EXACT_SCALARS or (value.__class__ is int and not _INT64_MIN <= value <= _INT64_MAX):
-            return _compile_mapping(table, where)
+            return _compile_mapping(table, where, functions)
     names = tuple(where)
     shape = table.__dict__.get(_CACHE, {}).get(names)
     if shape is None:
@@ -139,8 +147,9 @@ def _resolve(table: Table, name: object) -> str:
 class _Builder:
     """Collects the terms of a mapping."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, functions: UserFunctions) -> None:
         self.table = table
+        self.functions = functions
         self.terms: list[str] = []
         self.parameters: list[Any] = []
         self.pins: dict[str, tuple[Any, ...]] = {}
@@ -210,6 +219,12 @@ class _Builder:
             raise ProgrammingError(f"where {name!r}: {sql} None matches no row; use ('IS', None) or ('IS NOT', None)")
 
     def binary(self, name: str, sql: str, operand: Any) -> None:
+        function = fold(sql.removeprefix("NOT "))
+        if function in self.functions.others and function in CALLING_OPERATORS:
+            raise NotSupportedError(
+                f"where {name!r}: the function {function}(), which {sql} calls, was registered without "
+                "deterministic=True and can't be evaluated on each shard alone"
+            )
         value = self.scalar(name, operand)
         self.terms.append(f"{quote(name)} {sql} ?")
         if sql in ("=", "IS"):
@@ -292,8 +307,8 @@ def check_value(table: Table, name: str, value: Any) -> Any:
     )
 
 
-def _compile_mapping(table: Table, where: Mapping[str, Any]) -> Condition:
-    builder = _Builder(table)
+def _compile_mapping(table: Table, where: Mapping[str, Any], functions: UserFunctions) -> Condition:
+    builder = _Builder(table, functions)
     seen: set[str] = set()
     for given, value in where.items():
         name = _resolve(table, given)
@@ -310,11 +325,11 @@ def _compile_mapping(table: Table, where: Mapping[str, Any]) -> Condition:
     return Condition(sql, tuple(builder.parameters), builder.pins, builder.ranges, sql)
 
 
-def _compile_text(table: Table, where: str, parameters: Parameters, functions: frozenset[str]) -> Condition:
+def _compile_text(table: Table, where: str, parameters: Parameters, functions: UserFunctions) -> Condition:
     if not isinstance(parameters, (Mapping, Sequence)) or isinstance(parameters, (str, bytes)):
         raise ProgrammingError(f"parameters must be a sequence or a mapping, not {type(parameters).__name__}")
     what = f"where {where!r} on table {table.name!r}"
-    tokens = tokenize(where, "where")
+    tokens = read_expression(where, "where")
     check_expression(table, tokens, what, functions)
     values: Iterable[Any] = parameters.values() if isinstance(parameters, Mapping) else parameters
     if uses_dates(tokens) and any(says_now_text(value) for value in values):

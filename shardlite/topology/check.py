@@ -13,11 +13,13 @@ from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError, ProgrammingError, ShardUnavailableError
 from shardlite.execute.database import Database
 from shardlite.execute.files import CATALOG_NAME, META_TABLE, shard_path
-from shardlite.names import fold, is_reserved
+from shardlite.execute.placement import shard_text
+from shardlite.execute.registry import NOTHING, Registered, is_missing
+from shardlite.names import fold, is_reserved, quote
 from shardlite.router.catalog import Catalog
 from shardlite.router.catalog_file import SchemaObject
+from shardlite.sql.tokens import tokens_of
 from shardlite.topology.check_rows import RowChecks
-from shardlite.topology.importer import shard_ddl
 from shardlite.topology.pinned import DatabaseOrDir, Reader, database_of, groups_of, open_reader
 from shardlite.topology.progress import Meter
 from shardlite.topology.repair import Repair
@@ -71,6 +73,11 @@ class _Target:
         self.directory = directory
         self.catalog = catalog
         self.database = database
+
+    @property
+    def registered(self) -> Registered:
+        """The user's functions and collations, which tables may need; none are known of a directory alone."""
+        return NOTHING if self.database is None else self.database.registry.current
 
 
 @contextlib.contextmanager
@@ -147,6 +154,7 @@ class _Check:
             return False
         try:
             with contextlib.closing(_open_file(path)) as conn:
+                self._target.registered.apply(conn)
                 return self._is_ours(conn, path, shard) and self._is_undamaged(conn, path, shard)
         except sqlite3.Error as error:
             self._report(ProblemKind.DAMAGED, shard, f"{path}: {error}", f"restore shard {shard} from a backup")
@@ -172,7 +180,12 @@ class _Check:
 
     def _is_undamaged(self, conn: sqlite3.Connection, path: str, shard: int) -> bool:
         pragma = "quick_check" if self._quick else "integrity_check"
-        found = [text for (text,) in conn.execute(f"PRAGMA {pragma}(20)")]
+        try:
+            found = [text for (text,) in conn.execute(f"PRAGMA {pragma}(20)")]
+        except sqlite3.OperationalError as error:
+            if not is_missing(error):
+                raise
+            found = self._look_at_tables(conn, pragma, shard)
         # Rows that break a CHECK or NOT NULL were so in an imported source; the file itself is sound.
         damage = [t for t in found if t != "ok" and not t.startswith(("CHECK constraint", "NULL value in"))]
         if damage:
@@ -180,12 +193,30 @@ class _Check:
             self._report(ProblemKind.DAMAGED, shard, f"{path}: {'; '.join(damage[:5])}", remedy)
         return not damage
 
+    def _look_at_tables(self, conn: sqlite3.Connection, pragma: str, shard: int) -> list[str]:
+        """Check table by table where one needs a function that nobody registered; report each of these."""
+        found: list[str] = []
+        names = conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY rowid").fetchall()
+        for (name,) in names:
+            try:
+                found += [text for (text,) in conn.execute(f"PRAGMA {pragma}({quote(name)})")]
+            except sqlite3.OperationalError as error:
+                if not is_missing(error):
+                    raise
+                detail = f"{name} can't be looked at whole: {error}"
+                remedy = "register it with manager.create_function() or its like, and call manager.check()"
+                self._report(ProblemKind.SCHEMA, shard, detail, remedy)
+        return found
+
     # one moment of all files
 
     def _pin(self, stack: contextlib.ExitStack, shards: list[int]) -> list[Reader]:
         """Attach the sound shards and hold one moment of them: no write is under way while they are pinned."""
         target = self._target
-        readers = [open_reader(stack, target.directory, group, self._layout.encoding) for group in groups_of(shards)]
+        readers = [
+            open_reader(stack, target.directory, group, self._layout.encoding, registered=target.registered)
+            for group in groups_of(shards)
+        ]
         lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if target.database is not None and len(shards) == self._layout.num_shards:
             lock = target.database.write_scope(shards, check_epoch=False)
@@ -235,9 +266,7 @@ class _Check:
         tables = self._catalog.tables
         found = {}
         for item in self._catalog.schema:
-            sql = item.sql
-            if item.type == "table" and fold(item.name) in tables:
-                sql = shard_ddl(tables[fold(item.name)], sql, tables)
+            sql = shard_text(item.type, item.name, item.sql, tables.get(fold(item.tbl_name)), tables)
             found[item.type, fold(item.name)] = (item.type, item.name, sql)
         return found
 
@@ -256,7 +285,10 @@ def _schema_of(reader: Reader, shard: int) -> dict[tuple[str, str], tuple[str, s
 
 
 def _same_sql(actual: str, expected: str) -> bool:
-    return actual == expected or " ".join(actual.split()) == " ".join(expected.split())
+    if actual == expected:
+        return True
+    written = [[sql[token.start : token.end] for token in tokens_of(sql)] for sql in (actual, expected)]
+    return written[0] == written[1]
 
 
 def _open_file(path: str) -> sqlite3.Connection:

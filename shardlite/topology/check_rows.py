@@ -12,12 +12,12 @@ from typing import Any
 
 from shardlite.driver import sqlite3
 from shardlite.errors import ProgrammingError
-from shardlite.execute.placement import covers_key
 from shardlite.execute.state import key_store_of
 from shardlite.names import fold, quote
 from shardlite.router.catalog import Catalog
 from shardlite.router.keys import MAX_INTEGER
 from shardlite.router.table import ForeignKey, Table, TableKind, UniqueConstraint
+from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.topology.choose import foreign_key_text, seen_foreign_keys
 from shardlite.topology.fingerprint import fingerprint_table
 from shardlite.topology.pinned import Reader
@@ -67,9 +67,8 @@ class RowChecks:
             return  # what is missing on one shard may be on one that can't be read
         if table.sharded:
             self._check_rowids(table)
-            for constraint in table.unique:
-                if not covers_key(table, constraint):
-                    self._check_unique(table, constraint)
+            for constraint in unseen_uniqueness(table):
+                self._check_unique(table, constraint)
             self._check_sequence(table)
         for key in seen_foreign_keys(table, self._catalog.tables)[1]:
             self._check_hidden_key(table, key)
@@ -276,11 +275,7 @@ class RowChecks:
             self._check_unique_index(table, constraint)
             return
         names = [name for name in constraint.columns if name is not None]
-        first, shard = next(self._places())
-        found = first.execute(
-            f"SELECT coll FROM pragma_index_xinfo(?, 's{shard}') WHERE key ORDER BY seqno", (constraint.name,)
-        ).fetchall()
-        collations = [row[0] for row in found] or [table.by_name[fold(name)].collation for name in names]
+        collations = constraint.collations or [table.by_name[fold(name)].collation for name in names]
         columns = ", ".join(
             f"c{i} {_declared(table, name)} COLLATE {quote(coll)}"
             for i, (name, coll) in enumerate(zip(names, collations, strict=True))

@@ -49,6 +49,8 @@ class Facts:
     contents: Mapping[str, str] = field(default_factory=dict)
     """Folded name of a table that holds a virtual table's content -> the virtual table's name."""
     num_shards: int = 4
+    whole: Mapping[str, str] = field(default_factory=dict)
+    """Folded name of a table that must not be split -> why."""
 
 
 def read_stated(
@@ -109,7 +111,7 @@ def _known(facts: Facts, name: str) -> str:
 
 def _unsplittable(facts: Facts, stated: Stated) -> dict[str, str]:
     """Return the tables that can't be split, with the reasons."""
-    whole = dict.fromkeys(stated.single, "stated to be single.")
+    whole = dict.fromkeys(stated.single, "stated to be single.") | dict(facts.whole)
     for name, table in facts.tables.items():
         reason = ""
         if table.virtual:

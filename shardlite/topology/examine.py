@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError
-from shardlite.execute.placement import covers_key, refuse_conflict_clauses
+from shardlite.execute.placement import refuse_definition
 from shardlite.names import fold, quote
 from shardlite.router.introspect import describe
 from shardlite.router.table import ConstraintMode, Table, TableKind, UniqueConstraint
+from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.triggers import read_trigger
-from shardlite.topology.choose import Facts, choose, foreign_key_text, read_stated, seen_foreign_keys
+from shardlite.topology.choose import Facts, Stated, choose, foreign_key_text, read_stated, seen_foreign_keys
+from shardlite.topology.hinted import follow_hints, read_hints, stated_by
 from shardlite.topology.report import ImportPlan, TableChoice
 from shardlite.topology.source import SourceSchema, StrPath, open_source, read_schema
 
@@ -58,10 +60,9 @@ def examine(
         contents=_contents(schema),
         num_shards=num_shards,
     )
-    placed = choose(facts, read_stated(facts, keys, reference, single), constraints)
-    for item in schema.of_type("table"):
-        if (table := placed.get(fold(item.name))) is not None:
-            refuse_conflict_clauses(table, item.sql or "")
+    stated = read_stated(facts, keys, reference, single)
+    hints = read_hints(schema, stated)
+    placed = follow_hints(_choose(schema, facts, stated_by(facts, stated, hints), constraints), hints)
     plan = ImportPlan(
         source=str(path),
         num_shards=num_shards,
@@ -70,6 +71,24 @@ def examine(
         warnings=tuple(_warnings(schema, placed)),
     )
     return Examined(schema, placed, shadows, rows, version, plan)
+
+
+def _choose(schema: SourceSchema, facts: Facts, stated: Stated, constraints: ConstraintMode) -> dict[str, Table]:
+    """Choose, and keep a table whole where shards couldn't follow its definition and nothing was stated of it."""
+    while True:
+        placed = choose(facts, stated, constraints)
+        whole = dict(facts.whole)
+        for item in schema.of_type("table"):
+            table = placed[fold(item.name)]
+            try:
+                refuse_definition(table, item.sql or "")
+            except NotSupportedError as error:
+                if not table.sharded or fold(item.name) in stated.keys:
+                    raise
+                whole[fold(item.name)] = f"Sharded by {', '.join(table.key_columns)} it couldn't be followed: {error}."
+        if len(whole) == len(facts.whole):
+            return placed
+        facts = replace(facts, whole=whole)
 
 
 def count_rows(conn: sqlite3.Connection, table: Table, schema: str = "main") -> int:
@@ -169,7 +188,8 @@ def _spread_views(schema: SourceSchema, placed: Mapping[str, Table]) -> list[str
 
 def _choice(table: Table, placed: Mapping[str, Table], rows: int) -> TableChoice:
     seen, _hidden = seen_foreign_keys(table, placed)
-    unique = [_unique_text(c) for c in table.unique if not table.sharded or covers_key(table, c)]
+    hidden = unseen_uniqueness(table)
+    unique = [_unique_text(c) for c in table.unique if c not in hidden]
     if table.rowid_alias is not None:
         unique.insert(0, f"PRIMARY KEY ({table.rowid_alias})")
     foreign = [f"FOREIGN KEY {foreign_key_text(k)}" for k in seen]
@@ -193,16 +213,13 @@ def _unique_text(constraint: UniqueConstraint) -> str:
 def _advice(table: Table, placed: Mapping[str, Table]) -> list[str]:
     """Say what can be done about each constraint that no shard sees."""
     found = []
-    if table.sharded:
-        for constraint in table.unique:
-            if covers_key(table, constraint):
-                continue
-            first = next((name for name in constraint.columns if name is not None), None)
-            other = f"--key {table.name}.{first} or " if first is not None and len(constraint.columns) == 1 else ""
-            found.append(
-                f"{_unique_text(constraint)} holds on each shard, not over all: keep it so in the application, or have "
-                f"it enforced with {other}--single {table.name}"
-            )
+    for constraint in unseen_uniqueness(table):
+        first = next((name for name in constraint.columns if name is not None), None)
+        other = f"--key {table.name}.{first} or " if first is not None and len(constraint.columns) == 1 else ""
+        found.append(
+            f"{_unique_text(constraint)} is not enforced: keep it so in the application, or have it enforced with "
+            f"{other}--single {table.name}"
+        )
     _seen, hidden = seen_foreign_keys(table, placed)
     for key in hidden:
         parent = placed.get(fold(key.parent))

@@ -165,6 +165,7 @@ class _Export:
 
     def _create_tables(self) -> None:
         with contextlib.closing(sqlite3.connect(self._path, isolation_level=None)) as conn:
+            self._db.registry.apply(conn)
             conn.execute(f"PRAGMA encoding = '{self._db.layout.encoding}'")
             for pragma in ("foreign_keys=OFF", "journal_mode=OFF", "synchronous=OFF"):
                 conn.execute(f"PRAGMA {pragma}").fetchall()
@@ -248,6 +249,7 @@ class _Export:
     def _finish(self) -> tuple[TableReport, ...]:
         conn = sqlite3.connect(self._path, isolation_level=None)
         with contextlib.closing(conn):
+            self._db.registry.apply(conn)
             for pragma in ("foreign_keys=OFF", "journal_mode=OFF", "synchronous=OFF"):
                 conn.execute(f"PRAGMA {pragma}").fetchall()
             self._meter.phase(Phase.INDEXING, "", None)
@@ -266,6 +268,7 @@ class _Export:
             conn.execute("COMMIT")
         # Opened anew: the schema was written to directly, and virtual tables have their rows.
         with contextlib.closing(sqlite3.connect(self._path, isolation_level=None)) as conn:
+            self._db.registry.apply(conn)
             reports = tuple(self._report(conn, name) for name in self._tables)
         self._meter.phase(Phase.FINISHING, "", None)
         return reports

@@ -95,7 +95,8 @@ def fingerprint_table(
     if len(values) > _MAX_ARGUMENTS:
         return _fetched(conn, values, place, tick, batch)
     raised = Raised()
-    conn.create_aggregate(_FUNCTION, len(values), functools.partial(_Aggregate, raised))  # type: ignore[arg-type]
+    make: Any = functools.partial(_Aggregate, raised)  # typeshed knows of classes with fixed numbers of arguments only
+    conn.create_aggregate(_FUNCTION, len(values), make)
     call = f"SELECT {_FUNCTION}({', '.join(values)}), count(*) FROM {place}"
     result = Fingerprint()
     for where, bounds in _ranges(conn, table, place, batch):

@@ -14,18 +14,20 @@ from shardlite.config import Constraints, Durability
 from shardlite.driver import sqlite3
 from shardlite.errors import InternalError, OperationalError, ProgrammingError, reraise
 from shardlite.execute.files import CATALOG_NAME, META_TABLE, create_shard_file, shard_path
-from shardlite.execute.placement import sees_parent
+from shardlite.execute.placement import shard_text
 from shardlite.names import fold, quote
 from shardlite.router.catalog import CREATE_JOB, Catalog
 from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.layout import Layout
 from shardlite.router.strategies import ShardingStrategy
 from shardlite.router.table import ConstraintMode, Table, TableKind
-from shardlite.sql.ddl import without_foreign_keys
+from shardlite.sql.shard_schema import lookup_indexes
 from shardlite.topology.choose import seen_foreign_keys
 from shardlite.topology.examine import Examined, examine
 from shardlite.topology.fingerprint import Fingerprint, fingerprint_table, total
+from shardlite.topology.hinted import true_text
 from shardlite.topology.loading import Load, Loader
+from shardlite.topology.placing import require_placeable
 from shardlite.topology.progress import Meter
 from shardlite.topology.report import ImportPlan, ImportReport, Phase, ProgressCallback, TableReport
 from shardlite.topology.source import StrPath, source_uri
@@ -46,15 +48,17 @@ def plan_import(
     constraints: Constraints = "checked",
 ) -> ImportPlan:
     """Say what ``import_sqlite`` with these arguments would choose, and why. Writes nothing; the same errors."""
-    Layout.create(num_shards, strategy)
-    return examine(
+    layout = Layout.create(num_shards, strategy)
+    found = examine(
         source,
         num_shards=num_shards,
         keys=keys,
         reference=reference,
         single=single,
         constraints=_mode(constraints),
-    ).plan
+    )
+    _require_placeable(found, layout)
+    return found.plan
 
 
 def import_sqlite(
@@ -87,7 +91,8 @@ def import_sqlite(
     :raises DatabaseError: the source is not SQLite, is damaged or encrypted.
     :raises OperationalError: the source is missing; the target exists or can't be written; the disk is full.
     :raises ProgrammingError: an unknown table or column was stated.
-    :raises NotSupportedError: a statement can't be followed; strict, and a constraint would only be checked.
+    :raises NotSupportedError: a statement can't be followed; strict, and a constraint would only be checked; the
+        strategy's boundaries are not of a key's type. Nothing was written.
     :raises InternalError: the shards' content differs from the source's.
     """
     started = time.monotonic()
@@ -98,6 +103,7 @@ def import_sqlite(
     for attempt in range(_SCHEMA_ATTEMPTS):
         found = examine(source, num_shards=num_shards, keys=keys, reference=reference, single=single, constraints=mode)
         layout = Layout.create(num_shards, strategy, encoding=found.schema.encoding)
+        _require_placeable(found, layout)
         try:
             with building(db_dir, durable=durability == "full") as workspace:
                 job = _Import(source, found, layout, workspace, progress)
@@ -124,6 +130,13 @@ def import_sqlite(
 
 class _SchemaChanged(Exception):
     """The source's schema is no longer the one that the choices were made for."""
+
+
+def _require_placeable(found: Examined, layout: Layout) -> None:
+    """Refuse, before anything is written, keys that the layout can't place."""
+    for table in found.tables.values():
+        if table.sharded:
+            require_placeable(layout, table)
 
 
 def _mode(constraints: str) -> ConstraintMode:
@@ -177,7 +190,8 @@ class _Import:
     def _create_tables(self, shard: int) -> None:
         with _Writing(self._files[shard]) as conn:
             for item in self._found.schema.of_type("table"):
-                conn.execute(shard_ddl(self._found.tables[fold(item.name)], item.sql or "", self._found.tables))
+                table = self._found.tables[fold(item.name)]
+                conn.execute(shard_text("table", item.name, item.sql or "", table, self._found.tables))
             # A new virtual table writes a few rows of its own; the home shard gets the source's instead.
             for name in self._found.shadows if shard == 0 else ():
                 conn.execute(f"DELETE FROM {quote(self._found.shadows[name].name)}")
@@ -238,7 +252,11 @@ class _Import:
         schema = self._found.schema
         with _Writing(self._files[shard]) as conn:
             for item in schema.of_type("index", "view", "trigger"):
-                conn.execute(item.sql or "")
+                owner = self._found.tables.get(fold(item.tbl_name))
+                conn.execute(shard_text(item.type, item.name, item.sql or "", owner, self._found.tables))
+            for table in self._found.tables.values():
+                for _, text in lookup_indexes(table):
+                    conn.execute(text)
             if schema.analyzed:
                 conn.execute("ANALYZE")
             conn.execute(f"PRAGMA user_version = {int(schema.user_version)}")
@@ -296,8 +314,14 @@ class _Import:
     def _write_catalog(self) -> None:
         self._meter.phase(Phase.FINISHING, "", None)
         sequences = self._sequences()
+        tables = self._found.tables
         objects = [
-            SchemaObject(o.type, o.name, o.tbl_name, o.sql or "")
+            SchemaObject(
+                o.type,
+                o.name,
+                o.tbl_name,
+                true_text(o.sql or "", tables[fold(o.name)]) if o.type == "table" else o.sql or "",
+            )
             for o in self._found.schema.of_type("table", "index", "view", "trigger")
         ]
         with Catalog.create(self._workspace / CATALOG_NAME, layout=self._layout) as catalog:
@@ -326,13 +350,6 @@ class _Import:
                     for text, seq in conn.execute("SELECT name, seq FROM sqlite_sequence"):
                         tops[fold(text)] = max(tops[fold(text)], seq if isinstance(seq, int) else 0)
         return {n: top + 1 for n, top in tops.items() if n in self._found.tables and top > 0}
-
-
-def shard_ddl(table: Table, sql: str, tables: Mapping[str, Table]) -> str:
-    """Return the text that makes the table on a shard: without the foreign keys that the shard can't see."""
-    if table.virtual:
-        return sql
-    return without_foreign_keys(sql, [key for key in table.foreign_keys if not sees_parent(table, key, tables)])
 
 
 def _differs(table: Table, expected: Fingerprint, found: Fingerprint, where: str) -> None:
@@ -376,4 +393,4 @@ class _Reading:
         self._conn.close()
 
 
-__all__ = ["import_sqlite", "plan_import", "seen_foreign_keys", "shard_ddl"]
+__all__ = ["import_sqlite", "plan_import", "seen_foreign_keys"]

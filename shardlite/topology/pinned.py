@@ -13,11 +13,12 @@ from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError
 from shardlite.execute.database import Database
 from shardlite.execute.files import CATALOG_NAME, shard_path
+from shardlite.execute.registry import NOTHING, Registered
 
 try:
     import resource
 except ImportError:  # Windows has no such limit
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # a module's name has the type of the module
 
 SHARDS_PER_READER = 9
 """SQLite attaches up to ten files unless built otherwise."""
@@ -107,8 +108,10 @@ def pinned(database: Database, main: str) -> Iterator[list[Reader]]:
     ids = list(database.layout.shard_ids)
     _make_room(_DESCRIPTORS_PER_SHARD * len(ids) + _DESCRIPTORS_SPARE)
     with contextlib.ExitStack() as stack:
-        encoding = database.layout.encoding
-        readers = [open_reader(stack, database.directory, group, encoding, main) for group in groups_of(ids)]
+        encoding, registered = database.layout.encoding, database.registry.current
+        readers = [
+            open_reader(stack, database.directory, group, encoding, main, registered) for group in groups_of(ids)
+        ]
         with database.write_scope(ids):
             for reader in readers:
                 reader.pin()
@@ -116,11 +119,20 @@ def pinned(database: Database, main: str) -> Iterator[list[Reader]]:
 
 
 def open_reader(
-    stack: contextlib.ExitStack, directory: str, shards: Sequence[int], encoding: str, main: str = ""
+    stack: contextlib.ExitStack,
+    directory: str,
+    shards: Sequence[int],
+    encoding: str,
+    main: str = "",
+    registered: Registered = NOTHING,
 ) -> Reader:
-    """Open a connection with these shards attached; ``stack`` closes it. Without ``main`` it has a temporary file."""
+    """Open a connection with these shards attached; ``stack`` closes it. Without ``main`` it has a temporary file.
+
+    ``registered`` are the user's functions and collations, which the shards' tables may need.
+    """
     conn = sqlite3.connect(main, uri=main.startswith("file:"), isolation_level=None, check_same_thread=False)
     stack.callback(conn.close)
+    registered.apply(conn)
     conn.execute(f"PRAGMA encoding = '{encoding}'")
     for pragma in ("foreign_keys=OFF", "wal_autocheckpoint=0", "ignore_check_constraints=ON", "busy_timeout=30000"):
         conn.execute(f"PRAGMA {pragma}").fetchall()

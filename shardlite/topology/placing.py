@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from shardlite.driver import sqlite3
-from shardlite.errors import DataError, Error
+from shardlite.errors import DataError, Error, NotSupportedError, ProgrammingError
 from shardlite.names import quote
-from shardlite.router.keys import KeyType, slot_of
+from shardlite.router.keys import Affinity, KeyType, apply_affinity, slot_of
 from shardlite.router.layout import Layout
-from shardlite.router.strategies import HashStrategy
+from shardlite.router.strategies import DirectoryStrategy, HashStrategy, RangeStrategy, ShardingStrategy
 from shardlite.router.table import Table
 from shardlite.topology.callbacks import Raised, is_callback_failure
 
@@ -27,8 +28,9 @@ class PlacingFunction:
     """A SQL function that gives the shard of a key, registered on any number of connections.
 
     ``call(alias)`` is the text of the call for a row of the table. A text key that is not valid UTF-8 can't be handed
-    to Python as text: SQLite then fails the statement. ``raw=True`` makes the call that hands over types and bytes: it
-    is slower, and gives the same shard for all other keys. ``text_first`` runs a statement in the form that will do.
+    to Python as text: the driver then fails the statement, or hands over None, which is taken for a failure.
+    ``raw=True`` makes the call that hands over types and bytes: it is slower, and gives the same shard for all other
+    keys. ``text_first`` runs a statement in the form that will do.
     """
 
     def __init__(self, layout: Layout, table: Table, *, columns: Sequence[str] = ()) -> None:
@@ -41,6 +43,7 @@ class PlacingFunction:
         self._shard_of = layout.shard_of(table.key_type)
         self._raised = Raised()
         self._met_bytes = False
+        self._none_may_be_text = _gives_none_for_bad_text()
 
     def register(self, conn: sqlite3.Connection) -> None:
         """Make the function known to a connection."""
@@ -94,6 +97,8 @@ class PlacingFunction:
 
     def _guarded_one(self, key: Any) -> int:
         try:
+            if self._none_may_be_text and (None in key if isinstance(key, tuple) else key is None):
+                raise UnicodeDecodeError("utf-8", b"", 0, 0, "the driver gave None, for NULL or for such a text")
             return self._shard_of(key)
         except BaseException as error:
             self._raised.failure = error
@@ -139,3 +144,55 @@ class PlacingFunction:
         one = len(values) == 1
         canonical = key_type.canonical_from_storage(kinds[0] if one else kinds, values[0] if one else values)
         return self._layout.slot_map[slot_of(canonical, self._layout.slots)]
+
+
+@functools.cache
+def _gives_none_for_bad_text() -> bool:
+    """Tell whether the driver hands None to functions for a text that is not valid UTF-8: pysqlite3 does."""
+    given: list[Any] = []
+    conn = sqlite3.connect(":memory:")
+    try:
+        conn.create_function("give", 1, given.append)
+        with contextlib.suppress(sqlite3.Error):
+            conn.execute("SELECT give(CAST(x'ff' AS TEXT))").fetchone()
+    finally:
+        conn.close()
+    return given == [None]
+
+
+def require_placeable(layout: Layout, table: Table) -> None:
+    """Refuse a sharded table whose keys the layout can't place, or would all put beyond one of its boundaries.
+
+    :raises NotSupportedError: names the table, its key and the boundary.
+    """
+    named = f"{table.name}: its key ({', '.join(table.key_columns)})"
+    advice = f"State another key for {table.name}, or keep it single, or give boundaries of the key's type"
+    try:
+        layout.shard_of(table.key_type)
+    except ProgrammingError as error:
+        raise NotSupportedError(f"{named} can't be placed by the strategy: {error}. {advice}") from None
+    strategy: ShardingStrategy | None = layout.strategy
+    if isinstance(strategy, DirectoryStrategy):
+        strategy = strategy.default
+    for boundary in strategy.boundaries if isinstance(strategy, RangeStrategy) else ():
+        parts = boundary if isinstance(boundary, tuple) else (boundary,)
+        if len(parts) > len(table.key_columns):
+            raise NotSupportedError(
+                f"{named} has {len(table.key_columns)} column(s), and the boundary {boundary!r} has {len(parts)}. "
+                f"{advice}"
+            )
+        for column, affinity, part in zip(table.key_columns, table.key_type.affinities, parts, strict=False):
+            if not _is_of_type(part, affinity):
+                raise NotSupportedError(
+                    f"{named}: {column} is {affinity.value}, and the boundary {boundary!r} is not: by SQLite's order "
+                    f"it has all such keys on one side. {advice}"
+                )
+
+
+def _is_of_type(part: Any, affinity: Affinity) -> bool:
+    """Tell whether a part of a boundary lies among the values that a column of this affinity is meant for."""
+    if part is None or affinity is Affinity.BLOB:
+        return True
+    if affinity is Affinity.TEXT:
+        return isinstance(part, str)
+    return isinstance(apply_affinity(part, affinity), (int, float))

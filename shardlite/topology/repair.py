@@ -15,8 +15,10 @@ from pathlib import Path
 from shardlite.driver import sqlite3
 from shardlite.execute.database import Database
 from shardlite.execute.files import shard_path
+from shardlite.execute.state import key_store_of
 from shardlite.names import fold, is_reserved, quote
 from shardlite.router.table import Table
+from shardlite.sql.shard_schema import identity_columns
 from shardlite.topology.loading import copied_columns
 from shardlite.topology.placing import PlacingFunction
 from shardlite.topology.report import Problem, ProblemKind
@@ -36,7 +38,7 @@ class Repair:
             table = self._db.catalog.tables.get(fold(problem.table or ""))
             if table is None:
                 continue
-            if problem.kind is ProblemKind.MISPLACED_ROW and problem.shard is not None and not table.explicit_key:
+            if problem.kind is ProblemKind.MISPLACED_ROW and problem.shard is not None:
                 self._move(table, problem.shard)
         self._mend_copies()
         # After the rows are in their places: moving doesn't change ids, but a sequence may be behind all the same.
@@ -59,31 +61,51 @@ class Repair:
 
     @contextlib.contextmanager
     def _condition(self, conn: sqlite3.Connection, table: Table, alias: str, target: int) -> Iterator[str]:
-        """Give the condition that a row belongs to the target, for a statement to be run in the block."""
+        """Give the condition that a row belongs to the target, for a statement to be run in the block.
+
+        A key that stands beside the row is taken from ``<alias>k``; see ``_rows_of``.
+        """
         if not table.sharded:
             yield "1"
             return
-        placing = PlacingFunction(self._db.layout, table)
+        placing = PlacingFunction(self._db.layout, table, columns=("key",) if table.explicit_key else ())
         placing.register(conn)
         with placing.statement():
-            yield f"{placing.call(alias, raw=True)} = {target}"
+            yield f"{placing.call(f'{alias}k' if table.explicit_key else alias, raw=True)} = {target}"
 
     def _insert_there(self, table: Table, source: int, target: int) -> int:
         names = copied_columns(table)
         with self._writing(target, source, table) as conn, self._condition(conn, table, "r", target) as condition:
-            return conn.execute(
+            if table.explicit_key:
+                # What is remembered under the id of no row is of a row that is gone.
+                conn.execute(
+                    f"DELETE FROM main.{_store(table)} WHERE NOT EXISTS "
+                    f"(SELECT 1 FROM main.{quote(table.name)} AS t WHERE t.{table.rowid_name} = id)"
+                )
+            placed = conn.execute(
                 f"INSERT OR IGNORE INTO main.{quote(table.name)}({', '.join(names)}) "
-                f"SELECT {', '.join(f'r.{n}' for n in names)} FROM other.{quote(table.name)} AS r WHERE {condition}"
+                f"SELECT {', '.join(f'r.{n}' for n in names)} FROM {_rows_of(table, 'other', 'r')} WHERE {condition}"
             ).rowcount
+            if table.explicit_key:
+                there = f"{_rows_of(table, 'other', 'r')}, main.{quote(table.name)} AS d"
+                conn.execute(
+                    f"INSERT OR IGNORE INTO main.{_store(table)}(id, key) SELECT rk.id, rk.key FROM {there} "
+                    f"WHERE {_same(names, 'r', 'd')} AND {condition} AND rk.id IS NOT NULL"
+                )
+        return placed
 
     def _delete_here(self, table: Table, source: int, target: int) -> int:
         names = copied_columns(table)
         place = quote(table.name)
-        identity = [table.rowid_name] if table.rowid_name else [quote(name) for name in table.primary_key]
-        same = " AND ".join(f"d.{name} IS h.{name} AND typeof(d.{name}) = typeof(h.{name})" for name in names)
+        identity = [table.rowid_name] if table.rowid_name else [quote(name) for name in identity_columns(table)]
+        same = _same(names, "d", "h")
+        if table.explicit_key:
+            same += f" AND {_same(['key'], 'dk', 'hk')}"
         with self._writing(source, target, table) as conn, self._condition(conn, table, "h", target) as condition:
             found = ", ".join(f"h.{name}" for name in identity)
-            rows = f"SELECT {found} FROM main.{place} AS h JOIN other.{place} AS d ON {same} WHERE {condition}"
+            pairs = f"{_rows_of(table, 'main', 'h')}, {_rows_of(table, 'other', 'd')}"
+            rows = f"SELECT {found} FROM {pairs} WHERE {same} AND {condition}"
+            # A key that is remembered beside a row goes with it: by a trigger, which is shardlite's own and stays.
             return conn.execute(f"DELETE FROM main.{place} WHERE ({', '.join(identity)}) IN ({rows})").rowcount
 
     def _mend_copies(self) -> None:
@@ -140,6 +162,7 @@ class Repair:
         attached = Path(shard_path(directory, other)).resolve().as_uri() + "?mode=rw"
         conn = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout_s)
         with contextlib.closing(conn):
+            self._db.registry.apply(conn)
             for pragma in (
                 "foreign_keys=OFF",
                 "wal_autocheckpoint=0",
@@ -169,6 +192,24 @@ class Repair:
                 raise
 
 
+def _store(table: Table) -> str:
+    return quote(key_store_of(table))
+
+
+def _rows_of(table: Table, schema: str, alias: str) -> str:
+    """Return the table for a FROM, with keys beside its rows as ``<alias>k``: kept whole, not all rows have one."""
+    place = f"{schema}.{quote(table.name)} AS {alias}"
+    if not table.explicit_key:
+        return place
+    join = "JOIN" if table.sharded else "LEFT JOIN"
+    return f"{place} {join} {schema}.{_store(table)} AS {alias}k ON {alias}k.id = {alias}.{table.rowid_name}"
+
+
+def _same(names: Sequence[str], one: str, other: str) -> str:
+    """Return the condition that two rows are the same in these columns, types included."""
+    return " AND ".join(f"{one}.{n} IS {other}.{n} AND typeof({one}.{n}) = typeof({other}.{n})" for n in names)
+
+
 def _only_in(table: Table, here: str, there: str) -> str:
     """Return FROM and WHERE for the rows ``c`` of a reference table that are in one schema and not in another.
 
@@ -176,7 +217,7 @@ def _only_in(table: Table, here: str, there: str) -> str:
     """
     names = copied_columns(table)
     key = [quote(name) for name in ([table.rowid_alias] if table.rowid_alias else table.primary_key)]
-    equal = " AND ".join(f"h.{n} IS c.{n} AND typeof(h.{n}) = typeof(c.{n})" for n in names)
+    equal = _same(names, "h", "c")
     same = f"SELECT 1 FROM {there}.{quote(table.name)} AS h WHERE "
     tests = [f"NOT EXISTS ({same}{equal})"]
     if key:

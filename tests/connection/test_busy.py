@@ -67,9 +67,11 @@ def test_time_out_names_the_file_and_the_seconds(
     first, second = pair
     begin_immediate(first, 0.0)
     started = time.monotonic()
-    with pytest.raises(OperationalError, match=r"database is locked: waited 0\.0\d s to write to") as caught:
+    with pytest.raises(OperationalError, match=r"database is locked: waited \d+\.\d\d s to write to") as caught:
         begin_immediate(second, started + 0.03)
-    assert time.monotonic() - started >= 0.03
+    took = time.monotonic() - started
+    assert took >= 0.03
+    assert 0.02 <= float(str(caught.value).split("waited ")[1].split(" s")[0]) <= took + 0.01
     assert str(tmp_path / "a.db") in str(caught.value)
     assert caught.value.sqlite_errorcode == sqlite3.SQLITE_BUSY
     assert caught.value.sqlite_errorname == "SQLITE_BUSY"
@@ -78,6 +80,10 @@ def test_time_out_names_the_file_and_the_seconds(
     first.rollback()
 
 
+@pytest.mark.skipif(
+    not hasattr(sqlite3, "SQLITE_BUSY_SNAPSHOT"),
+    reason="pysqlite3 reports the first byte of SQLite's codes alone: a stale snapshot looks like any lock",
+)
 def test_a_stale_snapshot_is_not_waited_for(pair: tuple[sqlite3.Connection, sqlite3.Connection]) -> None:
     first, second = pair
     first.execute("BEGIN")

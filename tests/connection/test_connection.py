@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlite.connection import Connection, ConnectionSettings, Cursor, open_connection
+from shardlite.connection import Connection, ConnectionPool, ConnectionSettings, Cursor, open_connection
 from shardlite.driver import has_wal_reset_bug, sqlite3
 from shardlite.errors import PoolClosedError, ProgrammingError
 
@@ -35,14 +35,19 @@ def test_interface_of_sqlite3(conn: Connection) -> None:
     assert cursor.execute("SELECT 1") is cursor
     assert [tuple(row) for row in cursor.fetchall()] == [(1,)]
     conn.executescript("CREATE TABLE u (y); INSERT INTO u VALUES (1);")
-    with pytest.raises(sqlite3.IntegrityError), conn:  # noqa: PT012
+    with pytest.raises(sqlite3.IntegrityError), conn:  # noqa: PT012  the block's own end is what is tested
         conn.execute("INSERT INTO t VALUES (4, 'd')")
         conn.execute("INSERT INTO t VALUES (1, 'again')")
     assert conn.fetch_row("SELECT count(*) FROM t") == (3,)
     with conn:
         conn.execute("INSERT INTO t VALUES (4, 'd')")
     assert conn.fetch_row("SELECT count(*) FROM t") == (4,)
-    assert "CREATE TABLE u (y);" in list(conn.iterdump())
+    assert not conn.in_use
+
+
+@pytest.mark.skipif(not hasattr(sqlite3.Connection, "iterdump"), reason="pysqlite3 has no iterdump")
+def test_iterdump(conn: Connection) -> None:
+    assert "INSERT INTO \"t\" VALUES(2,'b');" in list(conn.iterdump())
     assert not conn.in_use
 
 
@@ -64,8 +69,39 @@ def test_backup_and_blob(conn: Connection, tmp_path: Path) -> None:
         blob.seek(0)
         assert (blob.read(2), blob.tell(), len(blob), blob[1]) == (b"ab", 2, 4, ord("b"))
         blob[3] = 7
+        blob[1:3] = b"xy"
+        assert (blob[0:2], blob[-1], blob[::2], blob.tell()) == (b"ax", 7, b"ay", 2)
+        with pytest.raises(IndexError):
+            blob[1:3] = b"longer"
+        with pytest.raises(IndexError):
+            blob[4]
     conn.commit()
-    assert conn.fetch_row("SELECT x FROM t WHERE id = 9") == (b"ab\x00\x07",)
+    assert conn.fetch_row("SELECT x FROM t WHERE id = 9") == (b"axy\x07",)
+    with pytest.raises(sqlite3.OperationalError), conn.blobopen("t", "x", 9, readonly=True, name="main") as blob:
+        blob[0] = 1
+    conn.rollback()
+    with pytest.raises((sqlite3.OperationalError, sqlite3.DatabaseError)):
+        conn.blobopen("t", "x", 9, name="absent")
+
+
+@pytest.mark.parametrize("name", ["blobopen", "open_blob"])
+def test_an_open_blob_ends_at_the_return_to_the_pool(tmp_path: Path, name: str) -> None:
+    """It would go on reading, and the log could not be emptied."""
+    if not hasattr(Connection, name):
+        pytest.skip("pysqlite3's name for it")
+    with ConnectionPool(tmp_path / "a.db", 2) as pool:
+        with pool.get_connection_context() as conn:
+            conn.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, x)")
+            conn.execute("INSERT INTO t VALUES (1, zeroblob(4))")
+            conn.commit()
+            blob = getattr(conn, name)("t", "x", 1)
+            assert blob.read(1) == b"\x00"
+        with pytest.raises(sqlite3.Error):
+            blob.read(1)
+        with pool.get_connection_context() as conn:
+            conn.execute("INSERT INTO t VALUES (2, 2)")
+            conn.commit()
+            assert conn.fetch_row("PRAGMA wal_checkpoint(TRUNCATE)") == (0, 0, 0)
 
 
 def test_short_cuts_give_tuples(conn: Connection) -> None:
@@ -146,9 +182,18 @@ def test_calls_are_counted_while_they_last(conn: Connection) -> None:
 
 
 def test_interrupting_a_call_leaves_the_connection_usable(conn: Connection) -> None:
-    threading.Timer(0.05, conn.interrupt).start()
+    over = threading.Event()
+
+    def interrupt() -> None:  # again and again: one that comes before the statement begins is forgotten
+        while not over.wait(0.02):
+            conn.interrupt()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     with pytest.raises(sqlite3.OperationalError, match="interrupted"):
         conn.fetch_row("WITH RECURSIVE c(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c")
+    over.set()
+    thread.join()
     assert conn.fetch_row("SELECT 1") == (1,)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import re
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from shardlite.connection import ConnectionPool, PoolClosedError, PoolExhaustedError, get_db_connection
+from shardlite.connection.busy import is_busy, retry_busy
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError, ProgrammingError, ShardUnavailableError
@@ -132,7 +135,10 @@ def test_connection_settings(make: Make) -> None:
         assert isinstance(conn, sqlite3.Connection)
         assert conn.row_factory is sqlite3.Row
         assert conn.execute("SELECT 1 AS one").fetchone()["one"] == 1
-        pragma = lambda name: conn.execute(f"PRAGMA {name}").fetchone()[0]  # noqa: E731
+
+        def pragma(name: str) -> object:
+            return conn.execute(f"PRAGMA {name}").fetchone()[0]
+
         assert pragma("journal_mode") == "wal"
         assert pragma("foreign_keys") == 1
         assert pragma("busy_timeout") == 30000
@@ -226,6 +232,40 @@ def test_timeout_zero_fails_at_once(make: Make) -> None:
         pool.get_connection(timeout=0)
     assert time.monotonic() - started < 5
     pool.return_connection(conn)
+
+
+def test_grows_one_by_one_when_all_are_in_use(make: Make) -> None:
+    pool = make(max_connections=4)
+    held = []
+    for size in range(1, 5):
+        held.append(pool.get_connection())
+        assert pool.get_statistics().pool_size == size
+    for conn in held:
+        pool.return_connection(conn)
+    for _ in range(10):  # what is there is used again
+        pool.return_connection(pool.get_connection())
+    stats = pool.get_statistics()
+    assert (stats.pool_size, stats.total_connections_created, stats.pool_misses) == (4, 4, 4)
+
+
+def test_spike(make: Make) -> None:
+    """Many at once get no more than the limit, each its turn; afterwards the pool is as small as before."""
+    clock = Clock()
+    pool = make(min_connections=1, max_connections=3, max_idle=100, timeout=DEADLINE_S, clock=clock)
+    takers = [Taker(pool) for _ in range(15)]
+    wait_until(lambda: pool.get_statistics().waiting_threads == 12)
+    assert pool.get_statistics().pool_size == 3
+    for taker in takers:
+        taker.go_on.set()
+    for taker in takers:
+        taker.join(DEADLINE_S)
+        assert taker.error is None
+    stats = pool.get_statistics()
+    assert (stats.total_acquired, stats.total_connections_created, stats.idle_connections) == (15, 3, 3)
+    assert stats.total_timeouts == 0
+    clock.now += 101
+    pool.maintain()
+    assert pool.get_statistics().pool_size == 1
 
 
 def test_shrinks_to_the_minimum(make: Make) -> None:
@@ -400,7 +440,7 @@ def test_uncommitted_is_rolled_back(make: Make) -> None:
 
 def test_exception_in_the_block(make: Make) -> None:
     pool = make(max_connections=1)
-    with pytest.raises(ZeroDivisionError), pool.get_connection_context() as conn:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), pool.get_connection_context() as conn:  # noqa: PT012  the block's own end is what is tested
         conn.execute("CREATE TABLE t (x)")
         conn.execute("INSERT INTO t VALUES (1)")
         raise ZeroDivisionError
@@ -445,6 +485,17 @@ def test_settings_are_restored(make: Make) -> None:
         second.execute("CREATE TABLE t (x)")
 
 
+@pytest.mark.skipif(not hasattr(sqlite3.Connection, "set_busy_timeout"), reason="pysqlite3 alone has these methods")
+def test_busy_settings_of_pysqlite3_are_restored(make: Make) -> None:
+    pool = make(max_connections=1, busy_timeout=3)
+    for change in (lambda c: c.set_busy_timeout(0.5), lambda c: c.set_busy_handler(lambda n: False)):
+        with pool.get_connection_context() as first:
+            change(first)
+        with pool.get_connection_context() as second:
+            assert second is first
+            assert second.fetch_row("PRAGMA busy_timeout") == (3000,)
+
+
 @pytest.mark.parametrize("statement", ["ATTACH ':memory:' AS other", "CREATE TEMP TABLE mine (x)"])
 def test_what_cannot_be_undone_is_replaced(make: Make, statement: str) -> None:
     pool = make(max_connections=1)
@@ -462,6 +513,32 @@ def test_a_word_like_temp_costs_no_connection(make: Make) -> None:
         first.execute("SELECT 1 AS temp")
     with pool.get_connection_context() as second:
         assert second is first
+
+
+def test_a_broken_connection_is_replaced(make: Make, path: str) -> None:
+    """After an error that may mean damage a connection has to read the schema before it is used again."""
+    pool = make(max_connections=1)
+    with pool.get_connection_context() as first:
+        first.execute("CREATE TABLE t (x)")
+        first.commit()
+        with pytest.raises(sqlite3.OperationalError):
+            first.execute("SELECT 1 FROM absent")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA writable_schema = ON")
+    good = other.execute("SELECT sql FROM sqlite_schema").fetchone()[0]
+    with pool.get_connection_context() as again:
+        assert again is first  # it could
+        other.execute("UPDATE sqlite_schema SET sql = 'CREATE nonsense'")
+        other.execute("PRAGMA schema_version = 99")
+        with pytest.raises(sqlite3.DatabaseError, match="malformed"):
+            again.execute("SELECT * FROM t")
+    assert pool.get_statistics().pool_size == 0  # it couldn't
+    other.execute("UPDATE sqlite_schema SET sql = ?", (good,))
+    other.execute("PRAGMA schema_version = 100")
+    other.close()
+    with pool.get_connection_context() as second:
+        assert second.fetch_all("SELECT * FROM t") == []
+    assert second is not first
 
 
 def test_closed_by_its_user(make: Make) -> None:
@@ -806,6 +883,29 @@ def test_closing_that_was_interrupted_is_finished(make: Make, monkeypatch: pytes
     assert pool.get_statistics().pool_size == 1
 
 
+def test_leaks_are_reported(make: Make) -> None:
+    """Who took it, since when, from which line."""
+    clock = Clock()
+    pool = make(max_connections=3, clock=clock)
+    mine = pool.get_connection()
+    taker = Taker(pool)
+    assert taker.took.wait(DEADLINE_S)
+    clock.now += 7.5
+    with pool.get_connection_context():
+        first, second, third = pool.holders()
+    line = test_leaks_are_reported.__code__.co_firstlineno + 4
+    name = threading.current_thread().name
+    assert first == f"thread {name!r} for 7.5 s, taken at {__file__}:{line} in test_leaks_are_reported"
+    assert second.startswith(f"thread {taker.name!r} for 7.5 s, taken at {__file__}:")
+    assert second.endswith(" in run")
+    assert third == f"thread {name!r} for 0.0 s, taken at {__file__}:{line + 4} in test_leaks_are_reported"
+    taker.go_on.set()
+    taker.join(DEADLINE_S)
+    assert pool.holders() == [first]
+    pool.return_connection(mine)
+    assert pool.holders() == []
+
+
 def test_connection_in_use_is_not_reclaimed(make: Make) -> None:
     pool = make(max_connections=1)
     with pool.get_connection_context() as conn:
@@ -839,6 +939,36 @@ def test_close_all_open_again(make: Make) -> None:
         assert conn.fetch_row("SELECT 1") == (1,)
     stats = pool.get_statistics()
     assert (stats.total_acquired, stats.total_released) == (2, 2)
+
+
+def test_open_again_opens_the_minimum(make: Make) -> None:
+    pool = make(min_connections=2, max_connections=4)
+    pool.close_all()
+    assert pool.get_statistics().pool_size == 0
+    with pool:
+        assert pool.get_statistics().idle_connections == 2
+    assert pool.closed
+
+
+def test_close_all_while_a_connection_is_being_opened(make: Make) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def configure(conn: Connection) -> None:
+        inside.set()
+        go_on.wait(DEADLINE_S)
+
+    pool = make(configure=configure)
+    taker = Taker(pool)
+    assert inside.wait(DEADLINE_S)
+    closer = threading.Thread(target=pool.close_all)
+    closer.start()
+    wait_until(lambda: pool.closed)
+    go_on.set()
+    closer.join(DEADLINE_S)
+    assert taker.took.wait(DEADLINE_S)
+    assert isinstance(taker.error, PoolClosedError)
+    stats = pool.get_statistics()
+    assert (stats.pool_size, stats.total_connections_created, stats.connections_closed) == (0, 1, 1)
 
 
 def test_close_all_wakes_who_waits(make: Make) -> None:
@@ -896,7 +1026,7 @@ def test_statistics_as_dict_and_dataclass(make: Make) -> None:
         stats = pool.get_statistics()
         assert pool.get_pool_stats() == stats.as_dict()
     with pytest.raises(AttributeError):
-        stats.pool_size = 5  # type: ignore[misc]
+        stats.pool_size = 5
     assert stats.active_connections == 1
     assert abs(stats.created_at - time.time()) < 100
 
@@ -916,6 +1046,7 @@ def test_statistics_are_exact_under_concurrency(make: Make, same_thread: bool) -
             with pool.get_connection_context() as conn:
                 assert conn.holder is not None
                 assert conn.holder[0].ident == threading.get_ident()
+                assert conn.opener is conn.holder[0] or not same_thread
                 users.append(1)
                 most.append(len(users))
                 users.pop()
@@ -933,10 +1064,120 @@ def test_statistics_are_exact_under_concurrency(make: Make, same_thread: bool) -
     assert (stats.active_connections, stats.waiting_threads, stats.total_timeouts) == (0, 0, 0)
 
 
+def test_statistics_are_exact_on_every_way(make: Make) -> None:
+    """Single statements without the lock, the other ways, errors, time-outs, closed ones; looked at all the while."""
+    pool = make(max_connections=2, timeout=DEADLINE_S, isolation_level=None)
+    with pool.get_connection_context() as conn:
+        conn.execute("CREATE TABLE t (x)")
+    counts = {"took": 1, "timed out": 0, "closed": 0}
+    counting, stop = threading.Lock(), threading.Event()
+    problems: list[object] = []
+
+    def count(what: str) -> None:
+        with counting:
+            counts[what] += 1
+
+    def work(number: int) -> None:
+        chance = random.Random(number)
+        for _ in range(150):
+            way = chance.randrange(8)
+            try:
+                # Whoever closes the last connection has the file locked for a moment.
+                retry_busy(partial(one_use, way), time.monotonic() + DEADLINE_S, "to use it")
+            except BaseException as error:
+                problems.append(error)
+
+    def one_use(way: int) -> None:
+        if way < 6:
+            count("took")
+        if way <= 1:
+            pool.express_row("SELECT count(*) FROM t")
+        elif way == 2:
+            pool.express_all("SELECT x FROM t LIMIT 2")
+        elif way == 3:
+            with pool.gate.held(DEADLINE_S):
+                pool.express_write("INSERT INTO t VALUES (1)")
+        elif way == 4:
+            try:
+                pool.express_row("SELECT 1 FROM absent")
+            except sqlite3.OperationalError as error:
+                if is_busy(error):
+                    raise
+        elif way == 5:
+            pool.release(pool.acquire())
+        elif way == 6:
+            pool.close_connection(pool.get_connection())
+            count("took")
+            count("closed")
+        else:
+            try:
+                pool.return_connection(pool.get_connection(timeout=0))
+            except PoolExhaustedError:
+                count("timed out")
+                return
+            count("took")
+
+    def look() -> None:
+        while not stop.is_set():
+            stats = pool.get_statistics()
+            if stats.active_connections + stats.idle_connections > stats.pool_size or stats.pool_size > 2:
+                problems.append(stats)
+            if stats.total_released > stats.total_acquired:
+                problems.append(stats)
+            time.sleep(0.0005)
+
+    watcher = threading.Thread(target=look)
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in (watcher, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S * 3)
+    stop.set()
+    watcher.join()
+    assert not problems, problems[:3]
+    stats = pool.get_statistics()
+    assert stats.total_acquired == stats.total_released == stats.pool_hits + stats.pool_misses == counts["took"]
+    assert stats.total_timeouts == counts["timed out"]
+    assert stats.total_connections_created - stats.connections_closed == stats.pool_size == stats.idle_connections
+    assert stats.connections_closed >= counts["closed"]
+    assert (stats.active_connections, stats.waiting_threads, stats.connections_failed) == (0, 0, 0)
+
+
+def test_a_single_statement_counts_and_is_named(make: Make) -> None:
+    """It notes nothing itself; it is found in its thread's stack."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def block() -> int:
+        inside.set()
+        leave.wait(DEADLINE_S)
+        return 1
+
+    def configure(conn: Connection) -> None:
+        conn.create_function("block", 0, block)
+
+    pool = make(max_connections=1, isolation_level=None, configure=configure)
+    pool.release(pool.acquire())
+    thread = threading.Thread(target=lambda: pool.express_row("SELECT block()"), name="asker")
+    thread.start()
+    assert inside.wait(DEADLINE_S)
+    try:
+        stats = pool.get_statistics()
+        assert (stats.active_connections, stats.idle_connections, stats.pool_size) == (1, 0, 1)
+        line = test_a_single_statement_counts_and_is_named.__code__.co_firstlineno + 14
+        (text,) = pool.holders()
+        assert text.startswith("thread 'asker' for at most ")
+        assert f"{os.path.basename(__file__)}:{line} in <lambda>" in text
+        assert [reader.holder for reader in pool.readers()] == [text]
+        with pytest.raises(PoolExhaustedError, match="thread 'asker' for at most"):
+            pool.acquire(timeout=0)
+    finally:
+        leave.set()
+        thread.join(DEADLINE_S)
+    assert pool.holders() == []
+
+
 def random_checkouts(pool: ConnectionPool, rounds: int, seed: int) -> None:
     """Threads that raise, time out, close, forget, and die with a connection."""
-    import random
-
     chance = random.Random(seed)
 
     def life(steps: int, own: random.Random) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import open_files_under  # type: ignore[import-not-found]
+from conftest import open_files_under
 
 from shardlite import ShardManager
 from shardlite.driver import sqlite3
@@ -33,7 +33,7 @@ def test_opening_opens_no_shard(tmp_path: Path, make_manager: Make) -> None:
 
 def test_after_shutdown_nothing_is_left(tmp_path: Path) -> None:
     for durability in ("full", "normal"):
-        with ShardManager(num_shards=3, db_dir=tmp_path / durability, durability=durability) as manager:  # type: ignore[arg-type]
+        with ShardManager(num_shards=3, db_dir=tmp_path / durability, durability=durability) as manager:
             manager.create_table("CREATE TABLE t (id INTEGER PRIMARY KEY)")
             manager.insert_many("t", ({} for _ in range(3000)))
             manager.execute("SELECT * FROM t").fetchone()

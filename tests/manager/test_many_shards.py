@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import threading
@@ -17,16 +16,16 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open
 DDL = "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)"
 
 
-def shard_descriptors(directory: Path) -> list[str]:
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found.append(os.readlink(f"/proc/self/fd/{name}"))
-    return [path for path in found if path.startswith(str(directory)) and "shard_" in path]
+HeldFiles = Callable[[Path], list[str]]
 
 
 @needs_proc
-def test_opening_a_directory_opens_no_shard(tmp_path: Path, make_manager: Callable[..., ShardManager]) -> None:
+def test_opening_a_directory_opens_no_shard(
+    tmp_path: Path, make_manager: Callable[..., ShardManager], held_files: HeldFiles
+) -> None:
+    def shard_descriptors(directory: Path) -> list[str]:
+        return [path for path in held_files(directory) if "shard_" in path]
+
     with make_manager(num_shards=64) as manager:
         manager.create_table(DDL)
         manager.insert_many("t", ({"id": i, "n": i} for i in range(1, 201)))
@@ -40,7 +39,9 @@ def test_opening_a_directory_opens_no_shard(tmp_path: Path, make_manager: Callab
 
 
 @needs_proc
-def test_the_cap_holds_over_256_shards(tmp_path: Path, make_manager: Callable[..., ShardManager]) -> None:
+def test_the_cap_holds_over_256_shards(
+    tmp_path: Path, make_manager: Callable[..., ShardManager], held_files: HeldFiles
+) -> None:
     """Eight threads of single-row work over 256 shards with at most 40 connections, three descriptors each."""
     cap = 40
     with make_manager(num_shards=256, max_open_connections=1000) as manager:
@@ -53,7 +54,7 @@ def test_the_cap_holds_over_256_shards(tmp_path: Path, make_manager: Callable[..
     def watch() -> None:
         nonlocal most
         while not done.wait(0.005):
-            most = max(most, len(shard_descriptors(tmp_path)))
+            most = max(most, sum("shard_" in path for path in held_files(tmp_path)))
 
     def work(seed: int) -> None:
         pick = random.Random(seed)

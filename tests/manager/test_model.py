@@ -25,16 +25,23 @@ SCHEMA = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {"posts": {"shard_key": "user_id"}, "codes": {"kind": "reference"}}
 
+LOWEST, HIGHEST = -(2**63), 2**63 - 1
 small = st.integers(0, 12)
+ids = st.one_of(
+    small,
+    st.integers(10, 20),  # the first blocks of a sequence end at 1, 3, 7, 15, ...
+    st.sampled_from([0, -1, -2, LOWEST, LOWEST + 1, HIGHEST, HIGHEST - 1, 2**53 + 1, 4095, 4096, 4097, 8191, 8192]),
+)
 words = st.sampled_from(["a", "A", "b", "B ", "ä", "Ä", "", "10", "1e1"])
 anything = st.one_of(
     st.none(), small, words, st.floats(allow_nan=False, width=16), st.sampled_from([b"", b"a", b"10", 10.0, "10", -0.0])
 )
-comparisons = st.tuples(st.sampled_from(["<", "<=", ">", ">=", "=", "!="]), st.one_of(small, words))
+comparisons = st.tuples(st.sampled_from(["<", "<=", ">", ">=", "=", "!="]), st.one_of(ids, words))
 conditions = st.one_of(
     st.none(),
     anything.filter(lambda v: v is not None),
-    st.lists(st.one_of(small, words), max_size=3),
+    ids,
+    st.lists(st.one_of(ids, words), max_size=3),
     comparisons,
 )
 
@@ -88,7 +95,72 @@ class CrudMachine(RuleBasedStateMachine):
             return None, None
         return call(), (rows, count)
 
-    @rule(row=st.fixed_dictionaries({"id": small, "name": words}, optional={"age": anything, "score": anything}))
+    def greatest_id(self, table: str) -> int:
+        return max(0, self.model.execute(f"SELECT ifnull(max(id), 0) FROM {table}").fetchone()[0])
+
+    def generated(self, table: str, row: dict[str, Any], call: Any, count: int = 1) -> None:
+        """Insert equal rows that leave out their ids. Which ids they get is open; that these are new is not."""
+        top = self.greatest_id(table)
+        columns, marks = ", ".join(row), ", ".join("?" * len(row))
+        try:
+            call()
+        except sqlite3.OperationalError as error:
+            if "used up" not in str(error) or top < HIGHEST - 1 - count:
+                raise
+            return  # one file then looks for a free id at random; here it is refused by name
+        except sqlite3.IntegrityError:
+            with pytest.raises(sqlite3.IntegrityError):
+                self.model.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", list(row.values()))
+            return
+        known = {found for (found,) in self.model.execute(f"SELECT id FROM {table}")}
+        new = [found["id"] for found in self.manager.select(table, order_by="id") if found["id"] not in known]
+        assert len(new) == count
+        assert all(type(number) is int and top < number <= HIGHEST for number in new)
+        for number in new:
+            sql = f"INSERT INTO {table} (id, {columns}) VALUES (?, {marks})"
+            self.model.execute(sql, [number, *row.values()])
+
+    @rule(name=words, how=st.integers(0, 4), count=st.integers(2, 9))
+    def insert_users_without_ids(self, name: str, how: int, count: int) -> None:
+        manager, row = self.manager, {"name": name}
+        sql = "INSERT INTO users (name) VALUES (?)"
+        calls = {
+            0: lambda: manager.insert("users", row),
+            1: lambda: manager.insert("users", {"id": None, **row}),
+            2: lambda: manager.execute(sql, (name,)),
+            3: lambda: manager.insert_many("users", [row] * count),
+            4: lambda: manager.executemany(sql, [(name,)] * count),
+        }
+        self.generated("users", row, calls[how], count if how > 2 else 1)
+
+    @rule(user=ids, how=st.integers(0, 3), count=st.integers(2, 9))
+    def insert_posts_without_ids(self, user: int, how: int, count: int) -> None:
+        manager, row = self.manager, {"user_id": user, "t": "t"}
+        values = ", ".join(["(?1, 't')"] * count)
+        calls = {
+            0: lambda: manager.insert("posts", row),
+            1: lambda: manager.execute("INSERT INTO posts (id, user_id, t) VALUES (NULL, ?, 't')", (user,)),
+            2: lambda: manager.insert_many("posts", [{"id": None, **row}] * count),
+            3: lambda: manager.execute(f"INSERT INTO posts (user_id, t) VALUES {values}", (user,)),
+        }
+        self.generated("posts", row, calls[how], count if how > 1 else 1)
+
+    @rule(table=st.sampled_from(["users", "posts"]), offset=st.integers(-2, 5), user=ids)
+    def insert_an_id_near_the_sequence(self, table: str, offset: int, user: int) -> None:
+        """State an id that the sequence has just given, is about to give, or has in its block."""
+        number = min(self.manager.database.catalog.next_id(table) + offset, HIGHEST)
+        row = {"id": number, "name": "near"} if table == "users" else {"id": number, "user_id": user, "t": "near"}
+        sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+        ours, theirs = self.both(lambda: self.manager.insert(table, row), sql, list(row.values()))
+        assert theirs is None or ours == number
+
+    @rule(number=ids, name=words)
+    def insert_user_by_sql(self, number: int, name: str) -> None:
+        sql = "INSERT INTO users (id, name) VALUES (?, ?)"
+        ours, theirs = self.both(lambda: self.manager.execute(sql, (number, name)), sql, [number, name])
+        assert theirs is None or ours.lastrowid == number
+
+    @rule(row=st.fixed_dictionaries({"id": ids, "name": words}, optional={"age": anything, "score": anything}))
     def insert_user(self, row: dict[str, Any]) -> None:
         mark = ", ".join("?" * len(row))
         ours, theirs = self.both(
@@ -107,12 +179,12 @@ class CrudMachine(RuleBasedStateMachine):
         row = {"a": a, "b": b, "v": v}
         self.both(lambda: self.manager.insert("pairs", row), "INSERT INTO pairs VALUES (?, ?, ?)", [a, b, v])
 
-    @rule(ids=st.lists(st.tuples(small, st.one_of(st.none(), small), words), max_size=4))
-    def insert_posts(self, ids: list[tuple[Any, ...]]) -> None:
-        rows = [{"id": i, "user_id": u, "t": t} for i, u, t in ids]
+    @rule(posts=st.lists(st.tuples(ids, st.one_of(st.none(), ids), words), max_size=4))
+    def insert_posts(self, posts: list[tuple[Any, ...]]) -> None:
+        rows = [{"id": i, "user_id": u, "t": t} for i, u, t in posts]
         self.model.execute("BEGIN")
         try:
-            self.model.executemany("INSERT INTO posts VALUES (?, ?, ?)", ids)
+            self.model.executemany("INSERT INTO posts VALUES (?, ?, ?)", posts)
         except sqlite3.IntegrityError:
             self.model.execute("ROLLBACK")
             with pytest.raises(sqlite3.IntegrityError):
@@ -121,7 +193,7 @@ class CrudMachine(RuleBasedStateMachine):
             self.model.execute("COMMIT")
             assert self.manager.insert_many("posts", rows) == len(rows)
 
-    @rule(post=small, user=small, t=words)
+    @rule(post=ids, user=ids, t=words)
     def insert_post(self, post: int, user: int, t: str) -> None:
         row = {"id": post, "user_id": user, "t": t}
         self.both(lambda: self.manager.insert("posts", row), "INSERT INTO posts VALUES (?, ?, ?)", [post, user, t])
@@ -136,9 +208,22 @@ class CrudMachine(RuleBasedStateMachine):
         row = {"body": body, "n": n}
         self.both(lambda: self.manager.insert("notes", row), "INSERT INTO notes VALUES (?, ?)", [body, n])
 
-    @rule(row=st.fixed_dictionaries({"email": words}, optional={"id": st.one_of(st.none(), small), "n": small}))
+    @rule(row=st.fixed_dictionaries({"email": words}, optional={"id": st.one_of(st.none(), ids), "n": small}))
     def insert_whole(self, row: dict[str, Any]) -> None:
         """A table that no key suits is kept whole, and its ids are SQLite's own."""
+        if row.get("id") is None and self.greatest_id("whole") == HIGHEST:
+            # SQLite then looks for a free id at random.
+            row = {name: value for name, value in row.items() if name != "id"}
+            try:
+                number = self.manager.insert("whole", row)
+            except sqlite3.IntegrityError:
+                with pytest.raises(sqlite3.IntegrityError):
+                    self.model.execute("INSERT INTO whole (email) VALUES (?)", [row["email"]])
+                return
+            row = {"id": number, **row}
+            sql = f"INSERT INTO whole ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+            self.model.execute(sql, list(row.values()))
+            return
         mark = ", ".join("?" * len(row))
         ours, theirs = self.both(
             lambda: self.manager.insert("whole", row),
@@ -147,7 +232,7 @@ class CrudMachine(RuleBasedStateMachine):
         )
         assert theirs is None or ours == theirs[0][0][0]
 
-    @rule(row=st.fixed_dictionaries({"id": small, "name": words, "age": anything}))
+    @rule(row=st.fixed_dictionaries({"id": ids, "name": words, "age": anything}))
     def upsert_user(self, row: dict[str, Any]) -> None:
         sql = (
             "INSERT INTO users (id, name, age) VALUES (?, ?, ?) "
@@ -201,7 +286,8 @@ class CrudMachine(RuleBasedStateMachine):
 
     @rule(table=st.sampled_from(["users", "names", "codes"]), data=st.data())
     def get(self, table: str, data: st.DataObject) -> None:
-        key = data.draw(words if table != "users" else st.one_of(small, st.sampled_from(["5", 5.0, "x", 5.5])))
+        numbers = st.one_of(ids, st.sampled_from(["5", 5.0, "x", 5.5, 2.0**63, -(2.0**63), str(HIGHEST), str(2**63)]))
+        key = data.draw(words if table != "users" else numbers)
         column = {"users": "id", "names": "name", "codes": "code"}[table]
         expected = self.model.execute(f"SELECT * FROM {table} WHERE {column} = ?", [key]).fetchone()
         found = self.manager.get(table, key)
@@ -221,7 +307,7 @@ class CrudMachine(RuleBasedStateMachine):
         ours = self.manager.aggregate(table, "COUNT(*)", group_by=group)
         assert [row["COUNT(*)"] for row in ours] == [row[0] for row in grouped]
 
-    @rule(key=small)
+    @rule(key=ids)
     def pinned_sql(self, key: int) -> None:
         sql = "SELECT u.name, p.t FROM users u JOIN posts p ON p.user_id = u.id WHERE u.id = ? ORDER BY p.id"
         assert [tuple(r) for r in self.manager.execute(sql, (key,))] == self.model.execute(sql, (key,)).fetchall()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from shardlite import RangeStrategy, ShardManager
+from shardlite.driver import sqlite3
 from shardlite.errors import IntegrityError, NotSupportedError, ProgrammingError, RoutingError
 
 Make = Callable[..., ShardManager]
@@ -229,28 +231,88 @@ def test_copies_take_no_default_of_their_own(manager: ShardManager) -> None:
         "CREATE TABLE r2 (id INTEGER PRIMARY KEY, h NOT NULL DEFAULT (hex(randomblob(4))))", kind="reference"
     )
     manager.insert("r2", {"id": 1, "h": "a"})
+    seen = ["a"]
     for sql in ("INSERT OR REPLACE INTO r2 VALUES (1, NULL)", "UPDATE OR REPLACE r2 SET h = NULL"):
-        with pytest.raises(NotSupportedError, match=r"default .* of h in the place of NULL"):
-            manager.execute(sql)
+        manager.execute(sql)
+        copies = set()
+        for shard in manager.shard_ids:
+            with manager.pool(shard).get_connection_context() as conn:
+                copies.add(tuple(conn.execute("SELECT id, h FROM r2").fetchone()))
+        ((number, drawn),) = copies
+        assert number == 1
+        assert drawn not in seen
+        seen.append(drawn)
     declared = "CREATE TABLE r3 (id INTEGER PRIMARY KEY, h NOT NULL ON CONFLICT REPLACE DEFAULT (random()))"
     with pytest.raises(NotSupportedError, match=r"r3 \(h\): ON CONFLICT REPLACE of a reference table"):
         manager.create_table(declared, kind="reference")
     manager.create_table(declared)
 
 
-def test_fail_is_refused_where_it_would_keep_rows(manager: ShardManager) -> None:
-    manager.create_table("CREATE TABLE p (a TEXT PRIMARY KEY, n INT UNIQUE)", kind="single")
-    manager.create_table("CREATE TABLE q (a TEXT PRIMARY KEY, n INT)")
-    manager.create_table("CREATE TABLE r (a TEXT PRIMARY KEY, n INT)", kind="reference")
+def same_outcome(manager: ShardManager, one_file: sqlite3.Connection, sql: str, *tables: str) -> None:
+    """Run on both: both succeed, or both fail for a constraint; the rows are the same afterwards."""
+    try:
+        one_file.execute(sql)
+    except sqlite3.IntegrityError as error:
+        with pytest.raises(IntegrityError, match=re.escape(str(error))):
+            manager.execute(sql)
+    else:
+        manager.execute(sql)
+    for table in tables:
+        stored = sorted(one_file.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
+        assert sorted((tuple(row.values()) for row in manager.select(table)), key=repr) == stored, sql
+
+
+def test_fail_keeps_what_one_file_keeps(manager: ShardManager) -> None:
+    """A statement that says OR FAIL keeps the rows before the failure; a definition that says so is refused."""
+    one_file = sqlite3.connect(":memory:", isolation_level=None)
+    for ddl, kind in (
+        ("CREATE TABLE p (a TEXT PRIMARY KEY, n INT UNIQUE)", "single"),
+        ("CREATE TABLE q (a TEXT PRIMARY KEY, n INT)", "sharded"),
+        ("CREATE TABLE r (a TEXT PRIMARY KEY, n INT)", "reference"),
+    ):
+        manager.create_table(ddl, kind=kind)
+        one_file.execute(ddl)
     for name in "pqr":
-        for sql in (f"INSERT OR FAIL INTO {name} VALUES ('a', 1), ('a', 1)", f"UPDATE OR FAIL {name} SET n = 1"):
-            with pytest.raises(NotSupportedError, match="OR FAIL keeps the rows before a failure"):
-                manager.execute(sql)
-        assert manager.execute(f"INSERT OR FAIL INTO {name} VALUES ('a', 1)").rowcount == 1
+        for sql in (
+            f"INSERT OR FAIL INTO {name} VALUES ('a', 1), ('b', 2), ('a', 3), ('c', 4)",
+            f"INSERT OR FAIL INTO {name} VALUES ('a', 9)",
+            f"INSERT OR FAIL INTO {name} VALUES ('d', 4)",
+            f"UPDATE OR FAIL {name} SET a = 'z'",
+            f"UPDATE OR FAIL {name} SET n = n + 100",
+        ):
+            same_outcome(manager, one_file, sql, name)
+        assert manager.count(name) == 3
+    one_file.close()
     with pytest.raises(NotSupportedError, match=r"f \(a\): ON CONFLICT FAIL"):
         manager.create_table("CREATE TABLE f (a TEXT PRIMARY KEY ON CONFLICT FAIL, n INT)")
     with pytest.raises(NotSupportedError, match=r"f \(n, a\): ON CONFLICT FAIL"):
         manager.create_table("CREATE TABLE f (a TEXT PRIMARY KEY, n INT, UNIQUE (n, a) ON CONFLICT FAIL)")
+
+
+@pytest.mark.parametrize("when", ["BEFORE", "AFTER"])
+def test_fail_keeps_what_a_trigger_has_written(manager: ShardManager, when: str) -> None:
+    """On one file the rows of the trigger stay when INSERT OR FAIL fails after them."""
+    one_file = sqlite3.connect(":memory:", isolation_level=None)
+    for ddl in (
+        "CREATE TABLE a (k INTEGER PRIMARY KEY, v TEXT NOT NULL CHECK (v <> 'bad'))",
+        "CREATE TABLE log (k INTEGER PRIMARY KEY)",
+        f"CREATE TRIGGER note {when} INSERT ON a BEGIN INSERT INTO log VALUES (NEW.k), (NEW.k % 5); END",
+        "CREATE TABLE b (k INTEGER PRIMARY KEY, v TEXT NOT NULL)",
+        f"CREATE TRIGGER look {when} INSERT ON b BEGIN SELECT RAISE(ABORT, 'no') WHERE NEW.v = 'no'; END",
+    ):
+        one_file.execute(ddl)
+        if ddl.startswith("CREATE TABLE"):
+            manager.create_table(ddl, kind="single")
+        else:
+            manager.apply_schema(ddl)
+    for values in ("(3, 'ok')", "(7, 'ok')", "(7, 'ok')", "(12, 'ok')", "(20, 'bad')", "(31, NULL)"):
+        same_outcome(manager, one_file, f"INSERT OR FAIL INTO a VALUES {values}", "a", "log")
+    assert manager.count("log", {"k": 3}) == 1  # what ABORT would have undone
+    for values in ("(1, 'yes')", "(1, 'again')", "(2, 'no')", "(3, NULL)"):
+        same_outcome(manager, one_file, f"INSERT OR FAIL INTO b VALUES {values}", "b")
+    one_file.close()
+    with pytest.raises(NotSupportedError, match="trigger late: OR FAIL can't keep"):
+        manager.apply_schema("CREATE TRIGGER late AFTER INSERT ON b BEGIN INSERT OR FAIL INTO log VALUES (NEW.k); END")
 
 
 @pytest.mark.parametrize("action", ["REPLACE", "IGNORE", "ROLLBACK"])

@@ -97,7 +97,7 @@ def test_stated_keys(manager: ShardManager) -> None:
         manager.create_table("CREATE TABLE d (a, b AS (a + 1))", shard_key="b")
     for bad in ({"kind": "huge"}, {"constraints": "maybe"}, {"shard_key": ()}, {"shard_key": 5}):
         with pytest.raises(ProgrammingError):
-            manager.create_table("CREATE TABLE d (a)", **bad)  # type: ignore[arg-type]
+            manager.create_table("CREATE TABLE d (a)", **bad)
     with pytest.raises(ProgrammingError, match="no shard key"):
         manager.create_table("CREATE TABLE d (a)", shard_key="a", kind="reference")
     assert_consistent(manager)
@@ -398,16 +398,15 @@ def test_a_single_table_gets_no_key_to_rows_elsewhere(make_manager: Make) -> Non
 
 def test_failure_on_a_later_shard_leaves_all_as_it_was(make_manager: Make) -> None:
     manager = make_manager(num_shards=4)
-    manager.create_table("CREATE TABLE t (id INTEGER PRIMARY KEY, g INT)", constraints="checked")
+    manager.create_table("CREATE TABLE t (id INTEGER PRIMARY KEY, g INT)", shard_key="g")
     last = next(key for key in range(1000) if manager.shard_for("t", key) == 3)
-    twin = next(key for key in range(last + 1, 2000) if manager.shard_for("t", key) == 3)
-    manager.insert_many("t", ({"id": n, "g": n} for n in range(60) if n not in (last, twin)))
-    manager.insert_many("t", [{"id": last, "g": -1}, {"id": twin, "g": -1}])
+    manager.insert_many("t", ({"id": n, "g": n} for n in range(60) if n != last))
+    manager.insert_many("t", [{"id": 100, "g": last}, {"id": 101, "g": last}])
     before = everything(manager)
     with pytest.raises(IntegrityError, match="shard 3"):
         manager.apply_schema("CREATE TABLE other (x); ALTER TABLE t ADD COLUMN n; CREATE UNIQUE INDEX ux ON t (g)")
     assert everything(manager) == before
-    manager.delete("t", key=twin)
+    manager.delete("t", {"id": 101})
     manager.apply_schema("CREATE UNIQUE INDEX ux ON t (g)")
     assert_consistent(manager)
 

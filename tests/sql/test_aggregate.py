@@ -273,6 +273,7 @@ def test_distinct_follows_the_collation_over_all_shards() -> None:
         ("SUM(x", ProgrammingError, "not closed"),
         ("SUM('x)", ProgrammingError, "unrecognized token"),
         ("SUM(x IN things)", NotSupportedError, "IN with a table"),
+        ("SUM(x) FILTER (WHERE x = 1a)", ProgrammingError, "unrecognized token"),
     ],
 )
 def test_refusals_name_the_cause(expression: str, error: type[Exception], words: str) -> None:
@@ -289,3 +290,13 @@ def test_group_by_takes_known_columns_only(group: Any) -> None:
 def test_keys_are_as_the_caller_wrote_them() -> None:
     answer = run([1, 2], "count( X )  filter (where  X>1)", group_by="I")
     assert answer == [{"I": None, "count( X )  filter (where  X>1)": 1}]
+
+
+def test_a_collation_may_be_quoted_as_a_string() -> None:
+    assert parse_aggregate(TABLE, "MIN(x COLLATE 'nocase')").collation == "NOCASE"
+
+
+def test_a_cast_without_a_type_is_left_for_sqlite_to_refuse() -> None:
+    plan = plan_aggregates(TABLE, "MIN(CAST(i))", compile_where(TABLE, None))
+    with split_over([], 1) as (plain, _), pytest.raises(sqlite3.OperationalError, match="syntax error"):
+        plain.execute(plan.statements[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from cluster import Cluster, Planning, plain, whole_contents
+from sharded import Cluster, Template, plain, whole_contents
 from shop import SHOP
 
 from shardlite.errors import IntegrityError, ProgrammingError
@@ -13,17 +13,15 @@ from shardlite.sql.plan import PlanKind
 
 
 @pytest.fixture(scope="module")
-def planning() -> Iterator[Planning]:
-    made = Planning(SHOP)
-    yield made
-    made.close()
+def template() -> Iterator[Template]:
+    with Template(SHOP) as made:
+        yield made
 
 
-@pytest.fixture
-def cluster(planning: Planning) -> Iterator[Cluster]:
-    made = Cluster(planning, 4)
-    yield made
-    made.close()
+@pytest.fixture(scope="module")
+def cluster(template: Template) -> Iterator[Cluster]:
+    with template.cluster(4) as made:
+        yield made
 
 
 def test_ids_are_spliced_as_parameters(cluster: Cluster) -> None:
@@ -72,15 +70,16 @@ def test_the_last_row_runs_last(cluster: Cluster) -> None:
     assert plan.steps[-1].parameters[-1] == 3  # type: ignore[index]
 
 
-def test_many_rows_stay_under_the_limit_of_parameters(planning: Planning, cluster: Cluster) -> None:
+def test_many_rows_stay_under_the_limit_of_parameters(template: Template) -> None:
     sql = "INSERT INTO tags (tag, n) VALUES " + ", ".join(f"('t{i % 7}', {i})" for i in range(40_000))
-    plan, _, count = cluster.run(sql)
-    assert count == 40_000
-    assert all(len(step.parameters) <= 32_766 for step in plan.steps)
-    whole = plain(SHOP, rows=True)
-    whole.execute(sql)
-    assert cluster.contents() == whole_contents(whole, planning.tables)
-    whole.close()
+    with template.cluster(4) as cluster:
+        plan = cluster.plan(sql)
+        assert all(len(step.parameters) <= 32_766 for step in plan.with_ids(range(40_000)).steps)
+        assert cluster.run(sql).rowcount == 40_000
+        whole = plain(SHOP)
+        whole.execute(sql)
+        assert cluster.contents() == whole_contents(whole, cluster.tables)
+        whole.close()
 
 
 def test_bad_parameters_name_the_cause(cluster: Cluster) -> None:

@@ -14,6 +14,7 @@ from sample_table import NAMES, TABLE, make_table, split_over
 from shardlite.errors import DataError, NotSupportedError, ProgrammingError
 from shardlite.router.keys import apply_affinity, sort_key
 from shardlite.router.table import Table
+from shardlite.sql.functions import UserFunctions
 from shardlite.sql.where import JSON_LIST_FROM, Condition, compile_where
 
 SETTINGS = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -144,6 +145,12 @@ def test_lists_beyond_sqlites_limit_on_variables() -> None:
         ("id = ? AND t = ?", (5, "x"), {"id": (5,), "t": ("x",)}),
         ("t = ?2 AND id = ?1", (5, "x"), {"id": (5,), "t": ("x",)}),
         ("id = :k", {"k": 5}, {"id": (5,)}),
+        ("id = #k", {"k": 5}, {"id": (5,)}),
+        ("t = :k AND id = ?", ("x", 5), {"t": ("x",), "id": (5,)}),
+        ("t = :k AND id = :k AND i = ?", (5, 6), {"t": (5,), "id": (5,), "i": (6,)}),
+        ("id = ?5 AND t = ?", (1, 2, 3, 4, 5, 6), {"id": (5,), "t": (6,)}),
+        ("id = ?9", (1,), {}),
+        ("id = 0x1F", (), {"id": (31,)}),
         ("id IN (1, ?, 'x')", (2,), {"id": (1, 2, "x")}),
         ("id IN ()", (), {"id": ()}),
         ("id = NULL", (), {"id": ()}),
@@ -159,6 +166,10 @@ def test_lists_beyond_sqlites_limit_on_variables() -> None:
         ("id NOT IN (5)", (), {}),
         ("+id = 5", (), {}),
         ("id = +5", (), {}),
+        ("id = -?", (5,), {}),
+        ("id = - -?", (5,), {}),
+        ("id = - -'5'", (), {}),
+        ("id = true", (), {}),
         ("id = 5 COLLATE NOCASE", (), {}),
         ("id COLLATE NOCASE = 5", (), {}),
         ("id = CAST('5' AS INTEGER)", (), {}),
@@ -252,6 +263,10 @@ def test_matching_rows_fulfil_pins_and_ranges(rows: Any, text: str) -> None:
         ("1) OR (1", ProgrammingError, "closing parenthesis"),
         ("(1", ProgrammingError, "not closed"),
         ("i = 'x", ProgrammingError, "unrecognized"),
+        ("i = 1a", ProgrammingError, "unrecognized"),
+        ("i = x'0'", ProgrammingError, "unrecognized"),
+        ("i = $a(b", ProgrammingError, "unrecognized"),
+        ("ſelect = 1", ProgrammingError, "no column 'ſelect'"),
         ("i = 'x\0'", ProgrammingError, "NUL"),
         ('t = "a"', ProgrammingError, "no column 'a'"),
         ("i IN (SELECT 1)", NotSupportedError, "subquery"),
@@ -292,7 +307,7 @@ def test_parameters_belong_to_text() -> None:
 def test_user_functions_must_be_named_deterministic() -> None:
     with pytest.raises(NotSupportedError, match="mine"):
         compile_where(TABLE, "mine(i)")
-    assert compile_where(TABLE, "mine(i)", functions=frozenset({"mine"})).sql == "(mine(i)\n)"
+    assert compile_where(TABLE, "mine(i)", functions=UserFunctions(frozenset({"mine"}))).sql == "(mine(i)\n)"
 
 
 def test_a_table_without_rowid_has_none() -> None:

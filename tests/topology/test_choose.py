@@ -186,7 +186,7 @@ def test_what_the_caller_says_stands(tmp_path: Path) -> None:
 def test_wrong_statements_are_named(tmp_path: Path, stated: dict[str, object], message: str) -> None:
     source = make(tmp_path / "a.db", SHOP)
     with pytest.raises(ProgrammingError, match=message):
-        plan_import(source, **stated)  # type: ignore[arg-type]
+        plan_import(source, **stated)
 
 
 def test_strict_refuses_and_names_each_constraint(tmp_path: Path) -> None:

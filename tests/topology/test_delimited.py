@@ -113,7 +113,7 @@ def test_malformed_csv_names_the_line_and_creates_nothing(tmp_path: Path, text: 
 def test_wrong_options(tmp_path: Path, options: dict[str, object], message: str) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ProgrammingError, match=message):
-        import_delimited(tmp_path / "t.csv", tmp_path / "shop", **options)  # type: ignore[arg-type]
+        import_delimited(tmp_path / "t.csv", tmp_path / "shop", **options)
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 

@@ -109,7 +109,7 @@ def test_content_that_differs_is_not_put_in_place(
     real = importer_module.fingerprint_table
 
     def wrong(conn: sqlite3.Connection, table: object, *, schema: str = "main", **rest: object) -> Fingerprint:
-        found = real(conn, table, schema=schema, **rest)  # type: ignore[arg-type]
+        found = real(conn, table, schema=schema, **rest)
         return found + Fingerprint(0, 1) if schema == "src" else found
 
     monkeypatch.setattr(importer_module, "fingerprint_table", wrong)

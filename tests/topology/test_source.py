@@ -54,7 +54,7 @@ def _damaged(path: Path) -> None:
 )
 def test_bad_source_is_named_and_nothing_is_created(tmp_path: Path, write: object, message: str) -> None:
     source = tmp_path / "app.db"
-    write(source)  # type: ignore[operator]
+    write(source)
     with pytest.raises(DatabaseError, match=message) as caught:
         import_sqlite(source, tmp_path / "shop")
     assert "app.db" in str(caught.value)

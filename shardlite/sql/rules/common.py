@@ -9,6 +9,7 @@ from shardlite.names import fold
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.facts import Access, StatementKind
 from shardlite.sql.pins import Pin, pin_of
+from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
 from shardlite.sql.tokens import Token, closing, tokenize
 
@@ -113,7 +114,10 @@ def _is_local(statement: Statement, name: str) -> bool:
     sql = statement.schema.triggers[name]
     tokens = tokenize(sql).tokens
     fired = statement.schema.tables.get(tokens[_after_on(tokens) - 1].name or "")
-    return fired is not None and conflict_of(read_trigger(name, fired.name, sql), statement.schema.tables) is None
+    schema = statement.schema
+    if fired is None:
+        return False
+    return conflict_of(read_trigger(name, fired.name, sql), schema.tables, schema.functions) is None
 
 
 def refuse_reference_writes(statement: Statement) -> None:
@@ -124,6 +128,12 @@ def refuse_reference_writes(statement: Statement) -> None:
                 f"this {statement.kind} also writes the reference table {table.name}, which has a copy on every shard: "
                 "write to each of the two by itself"
             )
+
+
+def ignores(statement: Statement) -> bool:
+    """Tell whether an UPDATE leaves a row as it is where its new values would conflict: UPDATE OR IGNORE."""
+    keys = [token.key for token in statement.text.tokens]
+    return ["UPDATE", "OR", "IGNORE"] in (keys[at : at + 3] for at in range(len(keys)))
 
 
 def replaces(statement: Statement) -> bool:
@@ -137,15 +147,25 @@ def replaces(statement: Statement) -> bool:
     )
 
 
+def refuse_tolerance_in_triggers(statement: Statement, how: str) -> None:
+    """Refuse OR IGNORE and OR REPLACE, which hold in triggers too, where these write what is only checked."""
+    prepared = statement.prepared
+    for access in sorted(prepared.inserts | prepared.updates, key=lambda a: (a.via, a.table)):
+        table = statement.schema.tables.get(access.table)
+        if table is None or access.via not in statement.schema.triggers or not unseen_uniqueness(table):
+            continue
+        raise NotSupportedError(
+            f"{how}: the trigger {access.via} writes {table.name}, and the row that conflicts with "
+            f"{unlocal_uniqueness(table)} may be on another shard: leave {how} out"
+        )
+
+
 def unlocal_uniqueness(table: Table) -> str | None:
     """Return a uniqueness of the table that no single shard can see, in words, or None when there is none."""
-    keys = {fold(name) for name in table.key_columns}
-    for constraint in table.unique:
-        columns = {fold(column) for column in constraint.columns if column is not None}
-        if not keys or not keys <= columns:
-            named = ", ".join(column or "an expression" for column in constraint.columns)
-            return f"UNIQUE ({named})"
-    if table.rowid_alias is not None and keys != {fold(table.rowid_alias)}:
+    for constraint in unseen_uniqueness(table):
+        named = ", ".join(column or "an expression" for column in constraint.columns)
+        return f"UNIQUE ({named})"
+    if table.rowid_alias is not None and {fold(name) for name in table.key_columns} != {fold(table.rowid_alias)}:
         return f"PRIMARY KEY ({table.rowid_alias})"
     return None
 
@@ -177,6 +197,21 @@ def analysed(statement: Statement) -> bool:
     return statement.target in named and mentioned <= named
 
 
+def keeps_failed(statement: Statement) -> None:
+    """Leave OR FAIL, which keeps rows of a statement that fails, to the gather."""
+    if statement.prepared.writes:
+        refuse_fail(statement)
+
+
+def may_keep_failed(statement: Statement) -> bool:
+    """Tell whether a failure of the statement would leave rows behind that it had written before: OR FAIL."""
+    try:
+        refuse_fail(statement)
+    except NotSupportedError:
+        return True
+    return False
+
+
 def refuse_fail(statement: Statement) -> None:
     """Refuse OR FAIL where it would keep rows: a statement that fails is undone here, on all its shards."""
     tokens = statement.text.tokens
@@ -187,8 +222,20 @@ def refuse_fail(statement: Statement) -> None:
         if keys[position] == "INSERT" and "VALUES" in keys[position:] and "SELECT" not in keys:
             opening = keys.index("VALUES", position) + 1
             if opening < len(keys) and keys[opening] == "(" and keys[closing(tokens, opening) + 1 :][:1] != [","]:
+                _refuse_fail_with_triggers(statement)
                 continue  # one row: nothing stands before it
         raise NotSupportedError(
             f"{keys[position]} OR FAIL keeps the rows before a failure, which can't be kept here: write the rows one "
             "by one, or leave OR FAIL out"
+        )
+
+
+def _refuse_fail_with_triggers(statement: Statement) -> None:
+    """Refuse INSERT OR FAIL of one row that fires triggers which write: what they wrote would have to stay."""
+    vias = {access.via for access in statement.prepared.writes}
+    trigger = next((name for name in statement.triggers if name in vias), None)
+    if trigger is not None:
+        raise NotSupportedError(
+            f"INSERT OR FAIL keeps what the trigger {trigger} wrote before a failure, which can't be kept here: leave "
+            "OR FAIL out"
         )

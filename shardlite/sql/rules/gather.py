@@ -5,30 +5,37 @@ from __future__ import annotations
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import cores_of
+from shardlite.sql.cores import Core, cores_of
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.filters import filters_of
+from shardlite.sql.functions import PAST
+from shardlite.sql.names_in import cte_names
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.plan import PlanKind
+from shardlite.sql.reduction import SHARED, Needed, Reduction
 from shardlite.sql.rules.common import analysed
+from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
-from shardlite.sql.stubs import index_ddl, source_columns, stub_ddl
+from shardlite.sql.stubs import index_ddl, index_in, source_columns, stub_ddl
 from shardlite.sql.template import Gathered, Source
 from shardlite.sql.tokens import Text, tokenize
 
+_WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
+
 
 def gather(statement: Statement, why: str = "") -> Gathered | None:
-    """Gather a query: of each table the columns and rows that it can need. ``why`` says why no other rule did it."""
-    if statement.kind is not StatementKind.SELECT or not statement.prepared.readonly:
+    """Gather a query or a change of rows. ``why`` says why no other rule did it.
+
+    Of a table that is only read come the columns and rows that can be needed; a table that may change comes whole, and
+    so does what its foreign keys and triggers look at.
+    """
+    if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
-    for table in statement.tables:
-        if table.virtual:
-            raise NotSupportedError(
-                f"the virtual table {table.name} and sharded tables in one query: read it first and pass its values "
-                "as parameters"
-            )
-    filters = _filters(statement)
-    sources = tuple(_source(statement, table, filters.get(fold(table.name))) for table in statement.tables)
+    _refuse_virtual(statement)
+    if statement.kind in _WRITES or not statement.prepared.readonly:
+        return _gather_write(statement, why)
+    needed = reduction_of(statement).needed
+    sources = tuple(source_of(statement, needed[fold(table.name)]) for table in statement.tables)
     return Gathered(
         PlanKind.GATHER,
         without_index_hints(statement.text),
@@ -39,23 +46,144 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
         True,
         why or "the rows are brought together",
         statement.table_names,
+        past=asks_past(statement),
     )
 
 
-def _source(statement: Statement, table: Table, condition: str | None) -> Source:
-    selected, inserted = source_columns(table, wanted_columns(statement, table))
-    sql = f"SELECT {', '.join(selected)} FROM main.{quote(table.name)}"
-    if condition is not None:
-        sql += f" WHERE {condition}"
+def asks_past(statement: Statement) -> bool:
+    """Tell whether it, or a trigger of it, asks what earlier statements did."""
+    return bool(statement.prepared.functions & PAST)
+
+
+def _refuse_virtual(statement: Statement) -> None:
+    for table in statement.tables:
+        if table.virtual:
+            raise NotSupportedError(
+                f"the virtual table {table.name} beside sharded tables: read it in a statement of its own and pass its "
+                "values as parameters"
+            )
+
+
+def _gather_write(statement: Statement, why: str) -> Gathered:
+    """Bring all that the change may touch, with its constraints and triggers, so that it runs as on one file."""
+    written = statement.written
+    refuse_unchecked_conflicts(statement)
+    for table in written:
+        if table.rowid_name is None and not table.without_rowid:
+            raise NotSupportedError(f"{table.name} hides its rowid behind columns of all its names: rename one of them")
+        if table.explicit_key and statement.kind is StatementKind.INSERT and fold(table.name) == statement.target:
+            raise NotSupportedError(
+                f"INSERT INTO {table.name}: its key stands beside the row: use manager.insert({table.name!r}, row, key)"
+            )
+    filters = _filters_beside_changes(statement)
+    sources = tuple(_whole(statement, table, filters.get(fold(table.name))) for table in statement.tables)
+    indexes = [text for table in statement.tables for text in statement.schema.index_texts(table.name)]
+    touched = {fold(table.name) for table in statement.tables} | set(statement.views)
+    triggers = [sql for sql in statement.schema.triggers.values() if trigger_target(sql) in touched]
+    views = [sql for name, sql in statement.schema.views.items() if name in _views_for(statement)]
+    return Gathered(
+        PlanKind.GATHER_WRITE,
+        statement.sql,
+        statement.text,
+        sources,
+        (*indexes, *views, *triggers),
+        False,
+        statement.returns_rows,
+        why or "the rows are brought together",
+        statement.table_names,
+        tuple(table.name for table in written),
+        asks_past(statement),
+    )
+
+
+def _views_for(statement: Statement) -> set[str]:
+    """Return the views that it needs: those that SQLite reported, and the one that it writes to."""
+    return set(statement.views) | {statement.target or ""}
+
+
+def _whole(statement: Statement, table: Table, condition: str | None) -> Source:
+    names = [quote(column.name) for column in table.columns if column.writable]
+    if table.rowid_name is not None and table.rowid_alias is None:
+        names.insert(0, table.rowid_name)
+    listed = ", ".join(names)
     return Source(
         table.name,
-        stub_ddl(table),
-        f"INSERT INTO main.{quote(table.name)}({', '.join(inserted)})",
+        statement.schema.ddl[fold(table.name)],
+        f"INSERT INTO main.{quote(table.name)}({listed})",
+        len(names),
+        f"SELECT {listed} FROM main.{quote(table.name)}" + (f" WHERE {condition}" if condition is not None else ""),
+        table.kind is TableKind.SHARDED,
+    )
+
+
+def refuse_unchecked_conflicts(statement: Statement) -> None:
+    """Refuse a statement that tolerates conflicts with a uniqueness that no shard checks (constraints="checked")."""
+    schema = statement.schema
+    texts = [statement.text, *(tokenize(schema.triggers[name]) for name in statement.triggers)]
+    if not any(text.keywords() & {"REPLACE", "IGNORE", "CONFLICT"} for text in texts):
+        return
+    for table in statement.written:
+        for constraint in unseen_uniqueness(table):
+            named = ", ".join(column or "an expression" for column in constraint.columns)
+            raise NotSupportedError(
+                f"a tolerated conflict on {table.name}: UNIQUE ({named}) is looked at by manager.check() only; "
+                "look the row up first, then insert or update"
+            )
+
+
+def trigger_target(sql: str) -> str:
+    """Return the folded name of the table or view that a trigger stands on."""
+    tokens = tokenize(sql).tokens
+    at = next((i for i, token in enumerate(tokens) if token.key == "ON"), 0) + 1
+    if at + 2 < len(tokens) and tokens[at + 1].key == ".":
+        at += 2
+    return tokens[at].name or ""
+
+
+def reduction_of(statement: Statement) -> Reduction:
+    """Return the rows that a query needs of each of its tables."""
+    schema, texts = statement.schema, texts_of(statement)
+    behind = {item.name for _, cores in texts[1:] for core in cores for item in core.items}
+    return Reduction(
+        texts,
+        schema.tables,
+        list(statement.tables),
+        statement.rows,
+        schema.functions.names,
+        closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
+        unshared=frozenset(behind) | _in_main(statement.text),
+    )
+
+
+def _in_main(text: Text) -> frozenset[str]:
+    """Return the tables that the text names together with their schema."""
+    tokens = text.tokens
+    return frozenset(
+        tokens[position + 2].name or ""
+        for position in range(len(tokens) - 2)
+        if tokens[position].name in ("main", "temp") and tokens[position + 1].key == "."
+    )
+
+
+def source_of(statement: Statement, needed: Needed, *, shared: bool | None = None) -> Source:
+    """Return how the rows of a table are brought."""
+    table = needed.table
+    shared = needed.shared if shared is None else shared
+    schema = SHARED if shared else "main"
+    selected, inserted = source_columns(table, wanted_columns(statement, table))
+    sql = f"SELECT {', '.join(selected)} FROM main.{quote(table.name)}"
+    if needed.condition:
+        sql += f" WHERE {needed.condition}"
+    return Source(
+        table.name,
+        stub_ddl(table, schema),
+        f"INSERT INTO {schema}.{quote(table.name)}({', '.join(inserted)})",
         len(selected),
         sql,
         table.kind is TableKind.SHARDED,
         _pins(statement, table),
-        tuple(index_ddl(table)) + statement.schema.index_texts(table.name),
+        (*index_ddl(table, schema), *(index_in(text, schema) for text in statement.schema.index_texts(table.name))),
+        needed.level if shared else None,
     )
 
 
@@ -74,11 +202,35 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
     return frozenset(column for column in table.by_name if column in read or column in named)
 
 
-def _filters(statement: Statement) -> dict[str, str]:
-    """Return the conditions under which rows have to come; none for a table that a view reads as well."""
-    found = filters_of(statement.text, cores_of(statement.text), statement.schema.tables)
-    behind = {access.table for access in statement.prepared.reads if access.via in statement.schema.views}
-    return {name: condition for name, condition in found.items() if name not in behind}
+def texts_of(statement: Statement) -> list[tuple[Text, list[Core]]]:
+    """Return the statement and the views that it uses, with their SELECTs."""
+    views = [tokenize(statement.schema.views[name]) for name in statement.views]
+    return [(statement.text, statement.cores), *((text, cores_of(text)) for text in views)]
+
+
+def _filters_beside_changes(statement: Statement) -> dict[str, str]:
+    """Return the conditions for tables that a change only reads, and that no foreign key and no trigger looks at."""
+    words = statement.text.keywords()
+    if "CONFLICT" in words:
+        return {}  # what follows ON CONFLICT would be taken for a part of the SELECT's WHERE
+    schema = statement.schema
+    written = {fold(table.name) for table in statement.written}
+    parents = {fold(key.parent) for table in statement.written for key in table.foreign_keys}
+    children = {fold(t.name) for t in statement.tables if any(fold(key.parent) in written for key in t.foreign_keys)}
+    fired = {token.name for name in statement.triggers for token in tokenize(schema.triggers[name]).tokens}
+    # SQLite looks at the children of a new row too, but it has none yet.
+    plain_insert = statement.kind is StatementKind.INSERT and "REPLACE" not in words and not statement.triggers
+    tied = written | parents | fired | (set() if plain_insert else children)
+    found = {
+        name: condition
+        for name, condition in filters_of(texts_of(statement), schema.tables, schema.functions.names).items()
+        if name not in tied
+    }
+    if plain_insert:
+        texts = [statement.text, *(tokenize(schema.views[view]) for view in statement.views)]
+        named = {token.name for text in texts for token in text.tokens}
+        found |= dict.fromkeys(children - tied - named, "0")
+    return found
 
 
 def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:

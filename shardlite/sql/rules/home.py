@@ -6,6 +6,7 @@ from shardlite.errors import NotSupportedError
 from shardlite.names import fold
 from shardlite.router.table import TableKind
 from shardlite.sql.plan import PlanKind
+from shardlite.sql.rules.common import may_keep_failed
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Placed, Template
 from shardlite.sql.tokens import words
@@ -26,6 +27,8 @@ def home(statement: Statement) -> Template | None:
         return None
     if any(table.kind is TableKind.REFERENCE for table in statement.written):
         return None
+    if statement.prepared.writes and may_keep_failed(statement):
+        return None  # the transaction here is all or nothing
     if statement.of_kind(TableKind.SINGLE):
         reason = "only single and reference tables, which are whole on the home shard"
     elif statement.tables:

@@ -19,6 +19,7 @@ from shardlite.sql.rules.common import (
     refuse_key_changes,
     refuse_mixed,
     refuse_reference_writes,
+    refuse_tolerance_in_triggers,
     refuse_triggers,
     refuse_views,
     unlocal_uniqueness,
@@ -57,6 +58,8 @@ def insert(statement: Statement) -> Template | None:
     refuse_triggers(statement)
     refuse_reference_writes(statement)
     refuse_key_changes(statement)
+    if pieces.conflict in ("IGNORE", "REPLACE"):
+        refuse_tolerance_in_triggers(statement, f"OR {pieces.conflict}")
     explicit_id_conflict = _check_conflicts(target, pieces)
     return InsertTemplate(
         statement.text,
@@ -91,6 +94,11 @@ def _several_keys(statement: Statement, table: Table) -> str | None:
     where = f"INSERT INTO {table.name} with rows of several keys and"
     if statement.mentions("RETURNING"):
         return f"{where} RETURNING: insert the rows one by one"
+    own = sorted(statement.prepared.functions & statement.schema.functions.others)
+    if own:
+        return (
+            f"{where} the function {own[0]}(), which may answer otherwise in another order: insert the rows one by one"
+        )
     defaults = " ".join(fold(column.default_sql or "") for column in statement.left_to_defaults)
     if tells_the_time(statement.text) or any(name in defaults for name in DATES | CLOCK):
         return f"{where} the current time, which is one instant per statement: give the time as a parameter"

@@ -7,11 +7,13 @@ from shardlite.router.table import TableKind
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.pins import one_key
 from shardlite.sql.rules.common import (
+    ignores,
     pin_advice,
     pins_of,
     refuse_key_changes,
     refuse_mixed,
     refuse_reference_writes,
+    refuse_tolerance_in_triggers,
     refuse_triggers,
     refuse_views,
     replaces,
@@ -72,7 +74,16 @@ def _check_write(statement: Statement) -> None:
     refuse_triggers(statement)
     refuse_reference_writes(statement)
     refuse_key_changes(statement)
-    if replaces(statement) and target is not None and (unlocal := unlocal_uniqueness(target)) is not None:
+    if ignores(statement) or replaces(statement):
+        refuse_tolerance_in_triggers(statement, "OR IGNORE" if ignores(statement) else "OR REPLACE")
+    if target is None or (unlocal := unlocal_uniqueness(target)) is None:
+        return
+    if ignores(statement) and not unlocal.startswith("PRIMARY KEY"):  # an INTEGER PRIMARY KEY can't be updated
+        raise NotSupportedError(
+            f"OR IGNORE on {target.name}: the row that conflicts with {unlocal} may be on another shard; "
+            "look for that row first, and leave OR IGNORE out"
+        )
+    if replaces(statement):
         raise NotSupportedError(
             f"OR REPLACE on {target.name}: the row that conflicts with {unlocal} may be on another shard; "
             "delete that row and then update"

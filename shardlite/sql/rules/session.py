@@ -1,54 +1,40 @@
-"""Refuse what belongs to one connection: transactions, ATTACH, PRAGMAs that set something, its past."""
+"""What isn't about rows: PRAGMAs and the schema's own tables; what belongs to one connection is refused by name."""
 
 from __future__ import annotations
 
 from shardlite.errors import NotSupportedError, ProgrammingError
 from shardlite.names import is_reserved
 from shardlite.sql.facts import StatementKind
-from shardlite.sql.functions import SESSION_STATE
 from shardlite.sql.plan import PlanKind
+from shardlite.sql.pragmas import FILE_TABLES, PRAGMAS, TRUE_VALUES, Pragma, PragmaPlace, answered
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Placed, Template
 from shardlite.sql.tokens import TokenKind
-
-SCHEMA_PRAGMAS = frozenset(
-    ("table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list")
-)
-"""PRAGMAs that tell only of the schema, which is the same on every shard."""
-
-_TABLE_LIST = r"SELECT * FROM pragma_table_list WHERE name NOT LIKE '\_shardlite\_%' ESCAPE '\'"
-"""``PRAGMA table_list`` without what shardlite keeps in each file."""
 
 _REFUSED = {
     StatementKind.TRANSACTION: "belongs to one connection: take one of manager.pool(n), for rows of that shard",
     StatementKind.ATTACH: "belongs to one connection: bring the data in with import, or attach on manager.pool(n)",
     StatementKind.DETACH: "belongs to one connection, and nothing is attached to the manager",
-    StatementKind.VACUUM: "works on one file and may renumber rowids: run it on each manager.pool(n) if it has to be",
 }
+_AS_ONE_FILE = "the schema is told as one file would hold it"
+_FUNCTION_PREFIX = "pragma_"
 
 
 def session(statement: Statement) -> Template | None:
-    """Refuse session matters by name; let the PRAGMAs through that only read the schema."""
+    """Refuse session matters by name; answer what only reads the schema."""
     _refuse_reserved(statement)
     if statement.kind in _REFUSED:
         head = statement.text.head
         raise NotSupportedError(f"{head} {_REFUSED[statement.kind]}")
     if statement.kind is StatementKind.PRAGMA:
         return _pragma(statement)
+    if statement.kind is StatementKind.VACUUM:
+        return _vacuum(statement)
     if statement.kind is StatementKind.EMPTY:
         return Placed(PlanKind.HOME, statement.sql, True, "there is nothing to run")
-    state = sorted(statement.prepared.functions & SESSION_STATE)
-    if state:
-        raise NotSupportedError(
-            f"{state[0]}() tells of one connection's past, and the manager's statements share none: "
-            "use the result's rowcount and lastrowid"
-        )
-    if statement.prepared.schema_read:
-        raise NotSupportedError(
-            "sqlite_schema and SQLite's other own tables are different in each shard: "
-            "use PRAGMA table_list, table_info, index_list or foreign_key_list"
-        )
-    return None
+    if "load_extension" in statement.prepared.functions:
+        raise NotSupportedError("load_extension() loads into one connection: register functions with the manager")
+    return _schema_tables(statement)
 
 
 def _refuse_reserved(statement: Statement) -> None:
@@ -57,12 +43,106 @@ def _refuse_reserved(statement: Statement) -> None:
             raise ProgrammingError(f"{token.text}: names that begin with _shardlite_ are reserved")
 
 
+# -- PRAGMA ------------------------------------------------------------------------------------------------------------
+
+
 def _pragma(statement: Statement) -> Template:
     name, argument = statement.prepared.pragma or ("?", "")
-    if name not in SCHEMA_PRAGMAS:
+    pragma = PRAGMAS.get(name)
+    if pragma is None:
+        raise NotSupportedError(f"PRAGMA {name} is none that the manager knows: it answers {', '.join(answered())}")
+    if pragma.place in (PragmaPlace.SESSION, PragmaPlace.REFUSED):
+        raise NotSupportedError(f"PRAGMA {name}: {_why_not(pragma)}")
+    if argument and pragma.fixed and not (name == "foreign_keys" and argument.lower() in TRUE_VALUES):
+        raise NotSupportedError(f"PRAGMA {name} can be read, not set: {pragma.fixed}")
+    if name == "optimize" and argument and not _is_quiet(argument):
         raise NotSupportedError(
-            f"PRAGMA {name} is about one connection or one file: run it on a connection of manager.pool(n); "
-            f"the manager answers {', '.join(sorted(SCHEMA_PRAGMAS))}"
+            f"PRAGMA optimize({argument}): the mask must be a number without its lowest bit, which would only tell "
+            "what each connection would do"
         )
-    sql = _TABLE_LIST if name == "table_list" and not argument else statement.sql
-    return Placed(PlanKind.HOME, sql, True, "the schema is the same on every shard", returns_rows=True)
+    return _placed(statement, pragma, sets=bool(argument) and not pragma.argument)
+
+
+def _is_quiet(mask: str) -> bool:
+    try:
+        return int(mask.replace(" ", ""), 0) % 2 == 0
+    except ValueError:
+        return False
+
+
+def _placed(statement: Statement, pragma: Pragma, sets: bool) -> Template:
+    sql = statement.sql
+    if pragma.place is PragmaPlace.MERGED:
+        return Placed(PlanKind.CHECK, sql, True, "every shard looks at its own file", returns_rows=True)
+    if pragma.place is PragmaPlace.EACH:
+        return Placed(PlanKind.EACH_SHARD, sql, False, "maintenance runs on one shard after another")
+    if pragma.place is PragmaPlace.HOME:
+        return Placed(PlanKind.HOME, sql, True, "it is the same in every file", returns_rows=True)
+    if pragma.place is PragmaPlace.SETTING and sets:
+        return Placed(PlanKind.SETTING, sql, False, "every file's header holds it, all of them or none are changed")
+    return Placed(PlanKind.SCHEMA, sql, True, _AS_ONE_FILE, returns_rows=True)
+
+
+def _why_not(pragma: Pragma) -> str:
+    if pragma.place is PragmaPlace.SESSION:
+        return f"it is about one connection, and the manager has many: {pragma.advice}"
+    return pragma.advice
+
+
+def _vacuum(statement: Statement) -> Template:
+    tokens = statement.text.tokens[1:]
+    if any(token.is_word("INTO") for token in tokens):
+        raise NotSupportedError(
+            "VACUUM INTO would write one shard's file: `shardlite export` (export_sqlite) writes one file that "
+            "holds all rows"
+        )
+    if tokens and (len(tokens) > 1 or tokens[0].name != "main"):
+        named = statement.sql[tokens[0].start : tokens[-1].end]
+        raise ProgrammingError(f"VACUUM {named}: there is no other database than main to be vacuumed")
+    return Placed(PlanKind.EACH_SHARD, statement.sql, False, "one shard after another is rebuilt; rowids stay")
+
+
+# -- SQLite's own tables -----------------------------------------------------------------------------------------------
+
+
+def _schema_tables(statement: Statement) -> Template | None:
+    """Answer a query of ``sqlite_schema``, ``pragma_table_info`` and the like, of them alone."""
+    prepared = statement.prepared
+    names = {access.table for access in prepared.reads | prepared.writes}
+    for name in sorted(names & FILE_TABLES.keys()):
+        if name not in statement.schema.tables and name not in statement.schema.views:
+            raise NotSupportedError(f"{name} tells of one file or one connection: {FILE_TABLES[name]}")
+    pragmas = sorted(name for name in names if _is_function(statement, name))
+    if not pragmas and not prepared.schema_read:
+        return None
+    for name in pragmas:
+        _require_table_valued(name)
+    what = pragmas[0] if pragmas else "sqlite_schema or another of SQLite's own tables"
+    if statement.kind is not StatementKind.SELECT:
+        raise NotSupportedError(
+            f"{statement.text.head} with {what}: the schema is changed by CREATE, ALTER and DROP, ids are drawn from "
+            "the catalog, statistics come from ANALYZE; a query's rows can be inserted one by one"
+        )
+    if statement.tables:
+        raise NotSupportedError(
+            f"a query that reads {what} beside {', '.join(statement.table_names)}: the schema is told by the catalog, "
+            "the rows by the shards. Ask for the schema first, and pass what it says as parameters"
+        )
+    return Placed(PlanKind.SCHEMA, statement.sql, True, _AS_ONE_FILE, returns_rows=True)
+
+
+def _is_function(statement: Statement, name: str) -> bool:
+    return (
+        name.startswith(_FUNCTION_PREFIX) and name not in statement.schema.tables and name not in statement.schema.views
+    )
+
+
+def _require_table_valued(function: str) -> None:
+    name = function.removeprefix(_FUNCTION_PREFIX)
+    pragma = PRAGMAS.get(name)
+    if pragma is None:
+        raise NotSupportedError(f"{function} is of no PRAGMA that the manager knows")
+    if pragma.place in (PragmaPlace.SESSION, PragmaPlace.REFUSED):
+        raise NotSupportedError(f"{function}: {_why_not(pragma)}")
+    if not pragma.table:
+        raise NotSupportedError(f"{function} can't be asked as a table: run PRAGMA {name}")

@@ -1,0 +1,55 @@
+"""Queries over rows of several shards that are brought together: see ``coordinator.py`` for where and how."""
+
+from __future__ import annotations
+
+from shardlite.driver import sqlite3
+from shardlite.errors import reraise
+from shardlite.execute.coordinator import Coordinator
+from shardlite.execute.database import Database
+from shardlite.execute.past import Past
+from shardlite.execute.result import Result
+from shardlite.execute.state import State
+from shardlite.execute.writes import StaleEpochError
+from shardlite.sql.plan import Plan, Program
+
+SMALL = 1_000
+"""Rows up to which an answer is read at once, so that the coordinator isn't kept."""
+
+
+def gather(
+    database: Database, state: State, plan: Plan, program: Program, past: Past, timeout_s: float | None
+) -> Result:
+    """Run a plan that brings rows together. The shards' connections are given back before the statement runs."""
+    coordinator = Coordinator(state, timeout_s)
+    try:
+        shards = [database.shards[shard] for shard in plan.shards]
+        pools = [shard.pool for shard in shards]
+        connections = database.budget.acquire_all(pools, database.timeout_s if timeout_s is None else timeout_s)
+        try:
+            sessions = dict(zip(plan.shards, connections, strict=True))
+            coordinator.bring(program, {shard.id: shard for shard in shards}, sessions)
+        finally:
+            database.budget.release_all(pools, connections)
+        if not database.is_current(state):
+            raise StaleEpochError
+        if program.past:
+            past.tell(coordinator.connection)
+        for sql in program.setup:
+            coordinator.run(sql)
+        cursor = coordinator.run(plan.sql, program.parameters)
+        columns = [column[0] for column in cursor.description or ()]
+        head = coordinator.first(cursor, SMALL)
+    except BaseException as error:
+        coordinator.close()
+        if plan.on_overflow is not None and isinstance(error, sqlite3.Error) and "integer overflow" in str(error):
+            otherwise = plan.on_overflow()
+            if otherwise.program is not None:
+                return gather(database, state, otherwise, otherwise.program, past, timeout_s)
+        if isinstance(error, sqlite3.Error):
+            reraise(error)
+        raise
+    if len(head) < SMALL:
+        coordinator.close()
+        return Result(columns, iter(head), rows_moved=coordinator.rows_moved)
+    rows = coordinator.rows(cursor, head, SMALL)
+    return Result(columns, rows, close=coordinator.close, rows_moved=coordinator.rows_moved)

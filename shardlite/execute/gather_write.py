@@ -1,0 +1,311 @@
+"""The gather of a change: the statement runs on the coordinator, and what changed there is written to the shards.
+
+All shards are locked first. The tables that the statement can touch come whole, with constraints, indexes and
+triggers, so it does row by row what it would do on one file. Then the rows are compared with what they were; those
+that differ are written as images: old ones deleted, new ones inserted on the shard of their key, without triggers and
+foreign keys, which have had their say. All shards commit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shardlite.connection.connection import Connection
+from shardlite.driver import sqlite3
+from shardlite.errors import OperationalError
+from shardlite.execute.coordinator import Coordinator
+from shardlite.execute.database import Database
+from shardlite.execute.past import Past
+from shardlite.execute.result import Result
+from shardlite.execute.state import HOME_SHARD, State
+from shardlite.execute.writes import WriteScope
+from shardlite.names import fold, quote
+from shardlite.router.table import Table, TableKind
+from shardlite.sql.plan import Plan, Program
+
+_BATCH = 1_000
+_NO_ROWID = -(2**63)
+"""Nobody's: what last_insert_rowid() gives where nothing was inserted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """How rows of one table are compared and written. ``identity`` names the rowid, or the primary key's columns."""
+
+    table: Table
+    number: int
+    columns: tuple[str, ...]
+    identity: tuple[str, ...]
+
+    @property
+    def before(self) -> str:
+        return f"temp._shardlite_before_{self.number}"
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """Everything that makes up a row: a rowid that is no column comes first."""
+        hidden = [name for name in self.identity if name not in self.columns]
+        return (*hidden, *self.columns)
+
+
+def _image(table: Table, number: int) -> _Image:
+    columns = tuple(column.name for column in table.columns if column.writable)
+    if table.without_rowid:
+        keys = dict.fromkeys(fold(name) for name in (*table.primary_key, *table.key_columns))
+        identity = tuple(table.by_name[key].name for key in keys if table.by_name[key].writable)
+    else:
+        assert table.rowid_name is not None
+        identity = (table.rowid_name,)
+    return _Image(table, number, columns, identity)
+
+
+def gather_write(
+    database: Database, state: State, plans: Sequence[Plan], past: Past, timeout_s: float | None
+) -> Result:
+    """Run GATHER_WRITE plans of one statement with several sets of parameters, as one transaction.
+
+    Raises what SQLite raises for the statement; what OR FAIL keeps of a statement that fails is kept.
+    """
+    program = plans[0].program
+    assert program is not None
+    with database.write_scope(state.layout.shard_ids, state, timeout_s=timeout_s, images=True) as scope:
+        coordinator = Coordinator(state, timeout_s, undo=True)
+        failure: sqlite3.Error | None = None
+        results: list[Result] = []
+        try:
+            images = _prepare(database, state, coordinator, scope, program)
+            if program.past:
+                past.relive(coordinator.connection)
+            before = coordinator.connection.total_changes
+            try:
+                results.extend(_run(plan, coordinator, past) for plan in plans)
+            except sqlite3.Error as error:
+                failure = error
+                if len(plans) > 1:
+                    raise
+            total = coordinator.connection.total_changes - before
+            if failure is not None:
+                past.note(0, total, None)
+            changed = _write_back(database, state, coordinator, scope, images)
+            if failure is not None and not changed:
+                raise failure
+        finally:
+            coordinator.close()
+    if failure is not None:
+        raise failure
+    last = results[-1]
+    rowcount = sum(result.rowcount for result in results)
+    past.note(last.rowcount, total, last.lastrowid)
+    if len(results) == 1:
+        return last
+    return Result(last.columns, rowcount=rowcount, lastrowid=last.lastrowid, rows_moved=coordinator.rows_moved)
+
+
+def _prepare(
+    database: Database, state: State, coordinator: Coordinator, scope: WriteScope, program: Program
+) -> list[_Image]:
+    """Bring the rows, remember those of the tables that may change, then switch constraints and triggers on."""
+    coordinator.run("PRAGMA foreign_keys = OFF")
+    coordinator.run("PRAGMA ignore_check_constraints = ON")
+    shards = {shard: database.shards[shard] for shard in scope.sessions}
+    coordinator.load(program.moves, shards, scope.sessions, locked=True)
+    images = []
+    for number, name in enumerate(program.written):
+        image = _image(state.table(name), number)
+        columns = ", ".join(quote(f"c{index}") for index in range(len(image.listed)))
+        coordinator.run(f"CREATE TABLE {image.before}({columns})")
+        listed = ", ".join(_quoted(image.table, name) for name in image.listed)
+        coordinator.run(f"INSERT INTO {image.before} SELECT {listed} FROM main.{quote(image.table.name)}")
+        places = ", ".join(f"c{image.listed.index(name)}" for name in image.identity)
+        coordinator.run(f"CREATE INDEX {image.before}_i ON _shardlite_before_{number}({places})")
+        if image.table.autoincrement:
+            last = database.catalog.next_id(fold(image.table.name)) - 1
+            coordinator.run("DELETE FROM main.sqlite_sequence WHERE name = ?", (image.table.name,))
+            coordinator.run("INSERT INTO main.sqlite_sequence(name, seq) VALUES (?, ?)", (image.table.name, last))
+        images.append(image)
+    for sql in program.setup:
+        coordinator.run(sql)
+    coordinator.run("PRAGMA ignore_check_constraints = OFF")
+    coordinator.run("PRAGMA foreign_keys = ON")
+    return images
+
+
+def _run(plan: Plan, coordinator: Coordinator, past: Past) -> Result:
+    assert plan.program is not None
+    # A connection's last rowid is of some earlier statement unless this one inserts a row into a table with rowids.
+    unmoved = past.last_rowid if plan.program.past else _NO_ROWID
+    if not plan.program.past:
+        coordinator.run("CREATE TABLE IF NOT EXISTS temp._shardlite_none(x)")
+        coordinator.run("INSERT OR REPLACE INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
+    cursor = coordinator.run(plan.sql, plan.program.parameters)
+    columns = [column[0] for column in cursor.description or ()]
+    rows = cursor.fetchall() if cursor.description is not None else []
+    (last,) = coordinator.run("SELECT last_insert_rowid()").fetchone()
+    lastrowid = None if last == unmoved else last
+    return Result(columns, iter(rows), rowcount=cursor.rowcount, lastrowid=lastrowid, rows_moved=coordinator.rows_moved)
+
+
+def _quoted(table: Table, name: str) -> str:
+    """Quote a column; the rowid's own names stay bare, lest SQLite takes an unknown quoted name for a string."""
+    return quote(name) if fold(name) in table.by_name else name
+
+
+def _write_back(
+    database: Database, state: State, coordinator: Coordinator, scope: WriteScope, images: Sequence[_Image]
+) -> bool:
+    """Write the rows that differ to the shards; tell whether there were any."""
+    touched = [image for image in images if _differs(coordinator, image)]
+    if not touched:
+        return False
+    with _triggers_off(scope, database, {fold(image.table.name) for image in touched}):
+        for image in touched:
+            _delete_old(state, coordinator, scope, image)
+        for image in touched:
+            _insert_new(database, state, coordinator, scope, image)
+    return True
+
+
+def _same(image: _Image) -> str:
+    """Return the condition that a row (a) is the one remembered (b), bit by bit."""
+    return " AND ".join(
+        f"a.{_quoted(image.table, name)} IS b.c{index} COLLATE BINARY "
+        f"AND typeof(a.{_quoted(image.table, name)}) = typeof(b.c{index})"
+        for index, name in enumerate(image.listed)
+    )
+
+
+def _gone(image: _Image, select: str) -> str:
+    """Return a query over the remembered rows that are not there any more as they were."""
+    return (
+        f"SELECT {select} FROM {image.before} AS b WHERE NOT EXISTS "
+        f"(SELECT 1 FROM main.{quote(image.table.name)} AS a WHERE {_same(image)})"
+    )
+
+
+def _new(image: _Image, select: str) -> str:
+    """Return a query over the rows that were not there as they are."""
+    return (
+        f"SELECT {select} FROM main.{quote(image.table.name)} AS a WHERE NOT EXISTS "
+        f"(SELECT 1 FROM {image.before} AS b WHERE {_same(image)})"
+    )
+
+
+def _differs(coordinator: Coordinator, image: _Image) -> bool:
+    for sql in (_gone(image, "1"), _new(image, "1")):
+        if coordinator.run(f"{sql} LIMIT 1").fetchone() is not None:
+            return True
+    return False
+
+
+def _owner(state: State, image: _Image) -> Any:
+    """Return a function from a row (``listed``) to the shards that hold it."""
+    table = image.table
+    everywhere = tuple(state.layout.shard_ids)
+    if table.kind is TableKind.SINGLE:
+        return lambda row: (HOME_SHARD,)
+    if table.kind is TableKind.REFERENCE or table.explicit_key:
+        return lambda row: everywhere
+    route = state.route(table)
+    listed = [fold(name) for name in image.listed]
+    places = [listed.index(fold(name)) for name in table.key_columns]
+    if len(places) == 1:
+        place = places[0]
+        return lambda row: (route(row[place]),)
+    return lambda row: (route(tuple(row[place] for place in places)),)
+
+
+def _by_shard(coordinator: Coordinator, sql: str, owner: Any) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+    """Yield the rows of a query in batches, with the shard of each."""
+    waiting: dict[int, list[tuple[Any, ...]]] = {}
+    for row in coordinator.run(sql):
+        for shard in owner(row):
+            rows = waiting.setdefault(shard, [])
+            rows.append(row)
+            if len(rows) >= _BATCH:
+                yield shard, waiting.pop(shard)
+    yield from waiting.items()
+
+
+def _delete_old(state: State, coordinator: Coordinator, scope: WriteScope, image: _Image) -> None:
+    table = image.table
+    condition = " AND ".join(f"{_quoted(table, name)} IS ?" for name in image.identity)
+    places = [image.listed.index(name) for name in image.identity]
+    gone = _gone(image, ", ".join(f"b.c{index}" for index in range(len(image.listed))))
+    if table.explicit_key:
+        # The key beside the row stays with a row that is only changed.
+        gone += f" AND b.c0 NOT IN (SELECT {image.identity[0]} FROM main.{quote(table.name)})"
+    sql = f"DELETE FROM main.{quote(table.name)} WHERE {condition}"
+    for shard, rows in _by_shard(coordinator, gone, _owner(state, image)):
+        count = scope.run_many(shard, sql, [tuple(row[place] for place in places) for row in rows])
+        if count != len(rows) and not table.explicit_key:
+            raise OperationalError(
+                f"shard {shard}: {len(rows) - count} rows of {table.name} are not where their key says: "
+                "run check with repair"
+            )
+
+
+def _insert_new(database: Database, state: State, coordinator: Coordinator, scope: WriteScope, image: _Image) -> None:
+    table = image.table
+    new = _new(image, ", ".join(f"a.{_quoted(table, name)}" for name in image.listed))
+    if table.explicit_key:
+        _update_beside(coordinator, scope, image, new)
+        return
+    listed = ", ".join(_quoted(table, name) for name in image.listed)
+    sql = f"INSERT INTO main.{quote(table.name)}({listed}) VALUES ({', '.join('?' * len(image.listed))})"
+    if table.sharded and not table.without_rowid:
+        _note_ids(database, coordinator, scope, image)
+    for shard, rows in _by_shard(coordinator, new, _owner(state, image)):
+        scope.run_many(shard, sql, rows)
+
+
+def _update_beside(coordinator: Coordinator, scope: WriteScope, image: _Image, new: str) -> None:
+    """Write the changed rows of a table whose keys stand beside the rows: their shards are not told by the rows."""
+    table = image.table
+    sets = ", ".join(
+        f"{quote(name)} = ?{index + 1}" for index, name in enumerate(image.listed) if name in image.columns
+    )
+    at = image.listed.index(image.identity[0]) + 1
+    sql = f"UPDATE main.{quote(table.name)} SET {sets} WHERE {_quoted(table, image.identity[0])} = ?{at}"
+    for row in coordinator.run(new).fetchall():
+        if sum(scope.run(shard, sql, row).rowcount for shard in scope.sessions) != 1:
+            raise OperationalError(
+                f"a row of {table.name} without a key beside it: use manager.insert({table.name!r}, row, key)"
+            )
+
+
+def _note_ids(database: Database, coordinator: Coordinator, scope: WriteScope, image: _Image) -> None:
+    """Tell the table's sequence of the ids that are new. No other row has them: all shards are locked."""
+    rowid = _quoted(image.table, image.identity[0])
+    at = image.listed.index(image.identity[0])
+    sql = (
+        f"SELECT min(a.{rowid}), max(a.{rowid}), count(*) FROM main.{quote(image.table.name)} AS a "
+        f"WHERE a.{rowid} NOT IN (SELECT c{at} FROM {image.before})"
+    )
+    lowest, highest, count = coordinator.run(sql).fetchone()
+    if count and database.sequence(image.table).note_explicit_many(lowest, highest, count):
+        database.stop_drawn_ids(scope)
+
+
+class _triggers_off:
+    """Take the user's triggers away while images are written, in the same transaction, and put them back."""
+
+    def __init__(self, scope: WriteScope, database: Database, tables: set[str]) -> None:
+        self._sessions: dict[int, Connection] = dict(scope.sessions)
+        self._scope = scope
+        self._triggers = [
+            item for item in database.catalog.schema if item.type == "trigger" and fold(item.tbl_name) in tables
+        ]
+
+    def __enter__(self) -> None:
+        for shard in self._sessions:
+            for trigger in self._triggers:
+                self._scope.run(shard, f"DROP TRIGGER main.{quote(trigger.name)}")
+
+    def __exit__(self, *exc_info: object) -> None:
+        if exc_info[0] is not None:
+            return  # the transaction is rolled back, and the triggers with it
+        for shard in self._sessions:
+            for trigger in self._triggers:
+                self._scope.run(shard, trigger.sql)

@@ -1,0 +1,211 @@
+"""PRAGMAs and SQLite's own tables over one logical database: what ``sql/pragmas.py`` says of each is done here.
+
+``OneFile`` is a connection in memory that holds the schema as the user wrote it, as one file would: without rows, but
+with what a file tells of itself (the numbers in its header, the counters of AUTOINCREMENT, the statistics of ANALYZE),
+put there from the shards before each question.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from shardlite.driver import sqlite3
+from shardlite.errors import NotSupportedError, reraise
+from shardlite.execute.core import DatabaseCore
+from shardlite.execute.registry import Registered, load_schema
+from shardlite.execute.result import Result
+from shardlite.execute.state import HOME_SHARD, State
+from shardlite.names import fold, is_reserved, quote
+from shardlite.router.table import Table
+from shardlite.sql.plan import Parameters, Plan, PlanKind
+from shardlite.sql.statistics import merged_statistics
+from shardlite.sql.tokens import tokenize
+
+_inherited: list[OneFile] = []
+"""Those of parent processes: never used, closed or finalised here."""
+_DEFAULT_FINDINGS = 100
+"""How many findings SQLite's checks give at most, unless told otherwise."""
+
+
+class OneFile:
+    """The logical schema as one file would hold it. Thread-safe; one question at a time."""
+
+    def __init__(self, database: DatabaseCore) -> None:
+        self._db = database
+        self._lock = threading.Lock()
+        self._conn: sqlite3.Connection | None = None
+        self._built = (-1, -1)
+
+    def ask(self, sql: str, parameters: Parameters = ()) -> tuple[tuple[str, ...] | None, list[tuple[Any, ...]]]:
+        """Run a statement that reads the schema; return its columns (None: it has no rows) and rows."""
+        with self._lock:
+            conn = self._current()
+            self._refresh(conn)
+            try:
+                cursor = conn.execute(sql, parameters)
+                rows = cursor.fetchall()
+            except sqlite3.Error as error:
+                reraise(error)
+            described = cursor.description
+            return None if described is None else tuple(column[0] for column in described), rows
+
+    def _current(self) -> sqlite3.Connection:
+        snapshot = self._db.catalog.state
+        registered = self._db.registry.current
+        wanted = (snapshot.layout.epoch, registered.generation)
+        if self._conn is None or self._built != wanted:
+            fresh = _open([item.sql for item in snapshot.schema], snapshot.layout.encoding, registered)
+            # Whoever compares it learns of every change; the number itself means nothing, on one file neither.
+            fresh.execute(f"PRAGMA schema_version = {snapshot.layout.epoch}")
+            self._drop()
+            self._conn, self._built = fresh, wanted
+        return self._conn
+
+    def _refresh(self, conn: sqlite3.Connection) -> None:
+        """Put into the file what the shards know: header, counters, statistics."""
+        home = self._db.shards[HOME_SHARD]
+        header = home.fetch_row(
+            "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1') "
+            "FROM pragma_user_version, pragma_application_id",
+            (),
+        )
+        user_version, application_id, analyzed = header or (0, 0, 0)
+        conn.execute(f"PRAGMA user_version = {int(user_version)}")
+        conn.execute(f"PRAGMA application_id = {int(application_id)}")
+        tables = self._db.catalog.state.tables
+        if any(table.autoincrement for table in tables.values()):
+            conn.execute("DELETE FROM sqlite_sequence")
+            conn.executemany("INSERT INTO sqlite_sequence(name, seq) VALUES (?, ?)", self._counters(tables.values()))
+        if analyzed:
+            if not conn.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'").fetchone()[0]:
+                version = conn.execute("PRAGMA schema_version").fetchone()[0]
+                conn.execute("ANALYZE")
+                conn.execute(f"PRAGMA schema_version = {version}")
+            conn.execute("DELETE FROM sqlite_stat1")
+            conn.executemany("INSERT INTO sqlite_stat1(tbl, idx, stat) VALUES (?, ?, ?)", self._statistics(conn))
+
+    def _counters(self, tables: Iterable[Table]) -> list[tuple[str, int]]:
+        """Return the highest id that each AUTOINCREMENT table ever had, as ``sqlite_sequence`` has it."""
+        highest: dict[str, int] = {}
+        for shard in self._db.shards:
+            for name, seq in shard.fetch_all("SELECT name, seq FROM sqlite_sequence", ()):
+                highest[name] = max(highest.get(name, seq), seq)
+        return [(table.name, highest[table.name]) for table in tables if table.name in highest]
+
+    def _statistics(self, conn: sqlite3.Connection) -> list[tuple[str, str | None, str]]:
+        found: list[tuple[int, tuple[str, str | None, str]]] = []
+        for shard in self._db.shards:
+            if not shard.fetch_row("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_stat1'", ()):
+                continue
+            rows = shard.fetch_all("SELECT tbl, idx, stat FROM sqlite_stat1", ())
+            found += [(shard.id, row) for row in rows if not is_reserved(row[0]) and not is_reserved(row[1] or "")]
+        columns = {
+            index: [row[2] for row in conn.execute(f"PRAGMA index_info({quote(index)})")]
+            for index in {row[1] for _, row in found if row[1] is not None}
+        }
+        return merged_statistics(found, self._db.catalog.state.tables, columns)
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+
+def _open(texts: Sequence[str], encoding: str, registered: Registered) -> sqlite3.Connection:
+    conn = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        conn.execute(f'PRAGMA encoding = "{encoding}"')
+        registered.apply(conn)
+        load_schema(conn, texts)
+        conn.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.Error as error:
+        conn.close()
+        reraise(error, "the logical schema")
+    return conn
+
+
+class PragmaRunner:
+    """Runs what is planned as a question about the schema, a check or a setting. Thread-safe."""
+
+    def __init__(self, database: DatabaseCore) -> None:
+        self._db = database
+        self._file = OneFile(database)
+
+    def run(self, state: State, plan: Plan) -> Result:
+        """Run a plan of the kind SCHEMA or CHECK."""
+        if plan.kind is PlanKind.CHECK:
+            return self._check(state, plan)
+        name, _ = _pragma_of(plan.sql)
+        if name == "database_list":
+            return Result(("seq", "name", "file"), iter([(0, "main", self._db.directory)]))
+        columns, rows = self._file.ask(plan.sql, plan.parameters)
+        return Result(columns or (), iter(rows))
+
+    def close(self) -> None:
+        """Close the connection that holds the schema. Idempotent."""
+        self._file.close()
+
+    def reset_after_fork(self) -> None:
+        """Begin anew, in a forked child: a thread that is not there may have been inside the connection."""
+        _inherited.append(self._file)
+        self._file = OneFile(self._db)
+
+    # -- checks --------------------------------------------------------------------------------------------------
+
+    def _check(self, state: State, plan: Plan) -> Result:
+        name, argument = _pragma_of(plan.sql)
+        columns, _ = self._file.ask(plan.sql)  # SQLite's own words for an argument that is none
+        about = state.tables.get(fold(argument))
+        self._require_seen(state, name, about)
+        if name == "foreign_key_check":
+            tables = [about] if about is not None else list(state.tables.values())
+            return Result(columns or (), iter(self._broken_keys(tables)))
+        most = int(argument) if about is None and argument.isdecimal() and int(argument) > 0 else _DEFAULT_FINDINGS
+        findings: list[tuple[Any, ...]] = []
+        for shard in self._db.shards:
+            rows = shard.fetch_all(plan.sql, ())
+            if [row[0] for row in rows] != ["ok"]:
+                findings += [(f"shard {shard.id}: {row[0]}",) for row in rows]
+        return Result(columns or (), iter(findings[:most] or [("ok",)]))
+
+    def _require_seen(self, state: State, name: str, about: Table | None) -> None:
+        """Refuse a check of what no shard can see: it would find nothing, which is not the same as all being well."""
+        for table in [about] if about is not None else state.tables.values():
+            unseen = [text for text in table.unenforced if name != "foreign_key_check" or text.startswith("FOREIGN")]
+            if unseen:
+                raise NotSupportedError(
+                    f"PRAGMA {name}: no single shard can see {table.name}'s {'; '.join(unseen)}: run manager.check() "
+                    "or `shardlite check`, which looks over all shards"
+                )
+
+    def _broken_keys(self, tables: Sequence[Table]) -> list[tuple[Any, ...]]:
+        """Return the rows without a parent: of each table by rowid, as one file gives them."""
+        found: list[tuple[Any, ...]] = []
+        for table in tables:
+            if not table.foreign_keys:
+                continue
+            shards = self._db.shards if table.sharded else self._db.shards[: HOME_SHARD + 1]
+            sql = f"PRAGMA foreign_key_check({quote(table.name)})"
+            rows = [row for shard in shards for row in shard.fetch_all(sql, ())]
+            rows.sort(key=lambda row: (row[1] is not None, row[1]) if row[1] is not None else (False, 0))
+            found += rows
+        return found
+
+
+def _pragma_of(sql: str) -> tuple[str, str]:
+    """Return a PRAGMA's folded name and its argument; ("", "") for another statement."""
+    tokens = tokenize(sql).tokens
+    if not tokens or tokens[0].key != "PRAGMA":
+        return "", ""
+    rest = tokens[1:]
+    if len(rest) > 2 and rest[1].key == ".":
+        rest = rest[2:]
+    name = (rest[0].name if rest else None) or ""
+    return name, " ".join(token.value for token in rest[1:] if token.key not in ("=", "(", ")"))

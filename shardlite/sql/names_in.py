@@ -1,0 +1,139 @@
+"""Which source of which SELECT a column's name means, from the places of the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shardlite.names import fold
+from shardlite.router.table import Column, Table
+from shardlite.sql.cores import Core, Item, Span, conjuncts
+from shardlite.sql.tokens import Text, Token, TokenKind, closing
+
+ROWIDS = frozenset(("rowid", "_rowid_", "oid"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """One column of one source."""
+
+    core: Core
+    item: Item
+    column: Column
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Two columns of one affinity and collation that must be equal for a row of the result."""
+
+    left: Mention
+    right: Mention
+
+
+def column_at(tokens: Sequence[Token], span: Span, core: Core, tables: Mapping[str, Table]) -> Mention | None:
+    """Return the column that the tokens are, nothing but a column; None where it can't be told."""
+    words = tokens[span.start : span.end]
+    if any(token.kind not in (TokenKind.WORD, TokenKind.QUOTED) for token in words[::2]):
+        return None
+    if len(words) == 1:
+        return _unqualified(tokens, words[0].name or "", core, tables)
+    if len(words) == 3 and words[1].key == ".":
+        return _qualified(words[0].name or "", words[2].name or "", core, tables)
+    return None
+
+
+def _qualified(alias: str, name: str, core: Core | None, tables: Mapping[str, Table]) -> Mention | None:
+    while core is not None:
+        if core.nested:
+            return None
+        found = [item for item in core.items if item.alias == alias]
+        if len(found) > 1:
+            return None
+        if found:
+            return _pick(core, found[0], name, tables)
+        core = core.parent
+    return None
+
+
+def _unqualified(tokens: Sequence[Token], name: str, core: Core | None, tables: Mapping[str, Table]) -> Mention | None:
+    while core is not None:
+        if core.nested or any(item.name not in tables for item in core.items):
+            return None
+        holders = [item for item in core.items if name in tables[item.name].by_name]
+        if len(holders) > 1:
+            return None
+        if holders:
+            return _pick(core, holders[0], name, tables)
+        if any(token.name == name for token in tokens[core.columns.start : core.columns.end]):
+            return None  # perhaps the name of a result column, which goes before a column of the SELECT around
+        core = core.parent
+    return None
+
+
+def _pick(core: Core, item: Item, name: str, tables: Mapping[str, Table]) -> Mention | None:
+    table = tables.get(item.name)
+    if table is None:
+        return None
+    column = table.by_name.get(name)
+    if column is None and name in ROWIDS and table.rowid_alias is not None:
+        column = table.by_name[fold(table.rowid_alias)]
+    return None if column is None else Mention(core, item, column)
+
+
+def edges_of(text: Text, core: Core, tables: Mapping[str, Table]) -> list[tuple[Edge, Item | None]]:
+    """Return the equalities of columns in a SELECT's WHERE (item None) and in its joins' ON (with the join's item)."""
+    found: list[tuple[Edge, Item | None]] = []
+    places: list[tuple[Span, Item | None]] = [] if core.where is None else [(core.where, None)]
+    places += [(item.on, item) for item in core.items if item.on is not None]
+    for place, item in places:
+        for span in conjuncts(text.tokens, place):
+            edge = _equality(text.tokens, span, core, tables)
+            if edge is not None:
+                found.append((edge, item))
+    for item in core.items:
+        found += [(edge, item) for edge in _using(core, item, tables)]
+    return found
+
+
+def _equality(tokens: Sequence[Token], span: Span, core: Core, tables: Mapping[str, Table]) -> Edge | None:
+    at = next((p for p in range(span.start, span.end) if tokens[p].key in ("=", "==")), None)
+    if at is None:
+        return None
+    left = column_at(tokens, Span(span.start, at), core, tables)
+    right = column_at(tokens, Span(at + 1, span.end), core, tables)
+    if left is None or right is None or not alike(left.column, right.column):
+        return None
+    return Edge(left, right)
+
+
+def _using(core: Core, item: Item, tables: Mapping[str, Table]) -> list[Edge]:
+    found = []
+    for name in item.using:
+        before = core.items[: core.items.index(item)]
+        if core.nested or any(other.name not in tables for other in (*before, item)):
+            return []
+        holders = [other for other in before if name in tables[other.name].by_name]
+        if len(holders) == 1 and name in tables[item.name].by_name:
+            left = _pick(core, holders[0], name, tables)
+            right = _pick(core, item, name, tables)
+            if left is not None and right is not None and alike(left.column, right.column):
+                found.append(Edge(left, right))
+    return found
+
+
+def alike(left: Column, right: Column) -> bool:
+    """Tell whether equality of two columns is that of the values stored."""
+    return left.affinity is right.affinity and fold(left.collation) == fold(right.collation)
+
+
+def cte_names(text: Text) -> frozenset[str]:
+    """Return the names that the text may give to common table expressions (and windows)."""
+    tokens = text.tokens
+    found = set()
+    for position in range(len(tokens) - 2):
+        at = position + 1
+        if tokens[at].key == "(":
+            at = closing(tokens, at) + 1
+        if at + 1 < len(tokens) and tokens[at].key == "AS" and tokens[at + 1].key in ("(", "MATERIALIZED", "NOT"):
+            found.add(tokens[position].name or "")
+    return frozenset(found)

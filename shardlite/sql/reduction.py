@@ -1,0 +1,169 @@
+"""Which rows of each table a query can't do without, joins taken into account (semi-join reduction).
+
+The conditions on single tables (``filters.py``) come first. Then, from the smallest table to the largest, a table's
+rows are held against those that its equal columns can meet in tables brought before: reference tables and colocated
+tables are asked where the row is, others by their rows in the shared database. A row that meets none of them can't
+reach the result. P. Bernstein, D.-M. Chiu: Using Semi-Joins to Solve Relational Queries (J. ACM 28, 1981).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shardlite.names import fold, quote
+from shardlite.router.table import Table, TableKind
+from shardlite.sql.cores import Core, Item
+from shardlite.sql.filters import any_of, conditions_of, mentions_of
+from shardlite.sql.names_in import Edge, Mention, edges_of
+from shardlite.sql.pins import colocated
+from shardlite.sql.tokens import Text
+
+SHARED = "_shardlite_shared"
+"""The schema name under which the shared database is attached."""
+_SELECTIVITY = 0.2
+_MOST_SHARED_ROWS = 300_000
+"""Rows up to which a table may stand in the shared database, which is held in memory."""
+
+
+@dataclass(slots=True)
+class Needed:
+    """What has to come of one table. ``condition`` is text, "" for every row; ``level`` 0 is brought first."""
+
+    table: Table
+    condition: str = ""
+    rows: float = 0.0
+    """An estimate."""
+    shared: bool = False
+    level: int = 0
+    uses: set[str] = field(default_factory=set)
+    """Tables of the shared database that the condition names."""
+
+
+class Reduction:
+    """The rows that a query needs of each of its tables."""
+
+    def __init__(
+        self,
+        texts: Sequence[tuple[Text, Sequence[Core]]],
+        tables: Mapping[str, Table],
+        wanted: list[Table],
+        rows: Callable[[Table], int],
+        registered: frozenset[str],
+        *,
+        closed: frozenset[str] = frozenset(),
+        unshared: frozenset[str] = frozenset(),
+    ) -> None:
+        """``texts``: the statement, and the views that it uses.
+
+        ``closed`` holds names that may mean something else than the table: all its rows are needed. ``unshared`` are
+        tables that have to stand in the coordinator's own database, where a view or ``main.t`` looks for them.
+        """
+        self._unshared = unshared
+        self._places = {name: at for name, at in mentions_of(texts, tables).items() if name not in closed}
+        self._own = {
+            name: [conditions_of(text, core, item, tables, registered) for text, core, item in places]
+            for name, places in self._places.items()
+        }
+        self._edges = [found for text, cores in texts for core in cores for found in edges_of(text, core, tables)]
+        self.needed: dict[str, Needed] = {}
+        self._rows = rows
+        todo = sorted(wanted, key=lambda table: (self._estimate(table), fold(table.name)))
+        for table in todo:
+            self._settle(table)
+        self._mark_shared()
+
+    def _estimate(self, table: Table) -> float:
+        name = fold(table.name)
+        count = float(max(1, self._rows(table)))
+        own = self._own.get(name)
+        return count * _SELECTIVITY if own and all(own) else count
+
+    def _settle(self, table: Table) -> None:
+        name = fold(table.name)
+        made = self.needed[name] = Needed(table, rows=self._estimate(table))
+        places = self._places.get(name)
+        if not places or (table.kind is not TableKind.SHARDED and table.kind is not TableKind.SINGLE):
+            made.condition = self._own_condition(name)
+            return
+        parts = []
+        for (_, core, item), own in zip(places, self._own[name], strict=True):
+            semi = list(self._semi_joins(table, core, item, made))
+            parts.append([*(f"({text})" for text in own), *semi])
+        if all(parts):
+            made.condition = any_of([" AND ".join(part) for part in parts])
+            if made.uses or any(len(p) > len(o) for p, o in zip(parts, self._own[name], strict=True)):
+                made.rows *= _SELECTIVITY
+        else:
+            made.uses.clear()
+
+    def _own_condition(self, name: str) -> str:
+        own = self._own.get(name)
+        if not own or not all(own):
+            return ""
+        return any_of([" AND ".join(f"({text})" for text in part) for part in own])
+
+    def _semi_joins(self, table: Table, core: Core, item: Item, made: Needed) -> list[str]:
+        """Return what one mention's joins say of the table's rows."""
+        found = []
+        for edge, on in self._edges:
+            mine, other = self._sides(edge, core, item)
+            if mine is None or other is None or other.item.name == item.name:
+                continue
+            if item.join in ("left",) and on is not item and mine.core is other.core:
+                continue  # a WHERE leaves no row of a LEFT JOIN's right side out
+            if core.nested or core.outer_joins or other.core.nested or other.core.outer_joins:
+                continue
+            if on is not None and on is not item and on.join == "left":
+                continue  # what another LEFT JOIN's ON says leaves no row of this table out
+            text = self._semi_join(table, mine, other, made)
+            if text is not None:
+                found.append(text)
+        return found
+
+    @staticmethod
+    def _sides(edge: Edge, core: Core, item: Item) -> tuple[Mention | None, Mention | None]:
+        for mine, other in ((edge.left, edge.right), (edge.right, edge.left)):
+            if mine.core is core and mine.item is item and not _is_inside(other.core, core):
+                return mine, other
+        return None, None
+
+    def _semi_join(self, table: Table, mine: Mention, other: Mention, made: Needed) -> str | None:
+        there = self.needed.get(other.item.name)
+        if there is None or not there.condition or there.rows > made.rows * 0.5:
+            return None
+        column = f"{quote(table.name)}.{quote(mine.column.name)}"
+        theirs = quote(other.column.name)
+        name = quote(there.table.name)
+        if there.table.kind is TableKind.REFERENCE or _share_a_shard(table, mine, there.table, other):
+            made.uses |= there.uses
+            return f"{column} IN (SELECT {theirs} FROM main.{name} WHERE {there.condition})"
+        if there.rows > _MOST_SHARED_ROWS or other.item.name in self._unshared:
+            return None
+        made.uses.add(other.item.name)
+        return f"{column} IN (SELECT {theirs} FROM {SHARED}.{name})"
+
+    def _mark_shared(self) -> None:
+        """Say which tables go to the shared database, and in which order."""
+        for made in self.needed.values():
+            for name in made.uses:
+                self.needed[name].shared = True
+        for made in self.needed.values():  # from the smallest: what is used comes before what uses it
+            made.level = max((self.needed[name].level + 1 for name in made.uses), default=0)
+
+
+def _is_inside(core: Core, outer: Core) -> bool:
+    """Tell whether one SELECT stands inside another: its rows say nothing of the outer's."""
+    parent = core.parent
+    while parent is not None:
+        if parent is outer:
+            return True
+        parent = parent.parent
+    return False
+
+
+def _share_a_shard(one: Table, mine: Mention, other: Table, theirs: Mention) -> bool:
+    """Tell whether rows that are equal in these columns are sure to be on one shard."""
+    if len(one.key_columns) != 1 or not colocated(one, other):
+        return False
+    return fold(one.key_columns[0]) == fold(mine.column.name) and fold(other.key_columns[0]) == fold(theirs.column.name)
