@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster import Definition
+from sharded import Definition
 
 _NAMES = ("ann", "Bob", "cy ", "", "Zed", "5", "10", None)
 _LOOKALIKES = ("ann", "Bob", "bob", "cy ", "cy", "", "Zed", None)
