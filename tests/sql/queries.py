@@ -106,6 +106,29 @@ class Generator:
             f"CASE WHEN {column} > 1 THEN 'many' ELSE 'few' END", f"CAST({column} AS TEXT)", f"+{column}",
         )  # fmt: skip
 
+    def subquery(self) -> str:
+        return self.pick(
+            f"EXISTS (SELECT 1 FROM q AS z WHERE z.k = p.k AND z.m > {self.constant()})",
+            "NOT EXISTS (SELECT 1 FROM q AS z WHERE p.k = z.k AND z.t IS NOT NULL)",
+            "p.k IN (SELECT k FROM q AS z WHERE m > 0)",
+            "p.k NOT IN (SELECT k FROM q AS z WHERE m > 0 AND k IS NOT NULL)",
+            "(SELECT max(z.m) FROM q AS z WHERE z.k = p.k) > 1",
+            "(SELECT count(*) FROM q AS z WHERE z.k = p.k AND z.m = p.n) = 0",
+            "p.g IN (SELECT z.g FROM r AS z WHERE w < 3)",
+            f"n > (SELECT avg(z.n) FROM p AS z WHERE z.k = {self.pick('p.k', 'p.id')})",
+            "EXISTS (SELECT 1 FROM q AS y JOIN p AS z ON z.k = y.k WHERE y.k = p.k AND z.id <> p.id)",
+        )
+
+    def window(self, unique: bool) -> str:
+        over = (
+            "PARTITION BY p.k ORDER BY p.id"
+            if unique and self.chance(0.5)
+            else self.pick("PARTITION BY p.k", "PARTITION BY p.g, p.k")
+        )
+        if unique and self.chance(0.3):
+            return f"row_number() OVER (PARTITION BY {self.pick('p.k', 'p.k', 'p.g')} ORDER BY p.id)"
+        return f"{self.pick('count(*)', 'sum(n)', 'max(x)', 'total(n)')} OVER ({over})"
+
     def condition(self, columns: list[str]) -> str:
         column = self.rng.choice(columns)
         return self.pick(
@@ -137,6 +160,8 @@ class Generator:
             text, joined = "p LEFT JOIN r ON r.g = p.g", "r"
         columns = self.columns(joined)
         where += [self.condition(columns) for _ in range(self.rng.choice((0, 0, 1, 1, 2)))]
+        if self.chance(0.2):
+            where.append(self.subquery())
         return f" FROM {text}" + (f" WHERE {' AND '.join(where)}" if where else ""), joined, columns
 
     def aggregate(self, groups: list[str]) -> str:
@@ -187,10 +212,31 @@ class Generator:
         outputs = [self.expression(columns) for _ in range(self.rng.choice((1, 2, 3)))]
         if joined == "" and self.chance(0.2):
             outputs = ["*"]
+        elif self.chance(0.15):
+            outputs.append(self.window(unique=joined == ""))
+        elif self.chance(0.1):
+            outputs.append(f"(SELECT {self.pick('count(*)', 'max(z.m)', 'sum(z.m)')} FROM q AS z WHERE z.k = p.k)")
         shown = [o if o == "*" or self.chance(0.6) else f"{o} AS c{i}" for i, o in enumerate(outputs)]
         sql = f"SELECT {'DISTINCT ' if distinct else ''}{', '.join(shown)}{source}"
         more = outputs if distinct and outputs != ["*"] else columns
         return self.ordered(sql, outputs, more, tie="" if distinct or joined else "id")
+
+    def compound(self) -> Query:
+        width = self.rng.choice((1, 2))
+        arms = []
+        for number in range(self.rng.choice((2, 2, 3))):
+            source, _, columns = self.source()
+            outputs = [self.expression(columns) for _ in range(width)]
+            if self.chance(0.4):
+                outputs[0] = "p.k"
+            if number == 0 and self.chance(0.3):
+                outputs[-1] += " AS last"
+            arms.append(f"SELECT {', '.join(outputs)}{source}")
+        operators = [self.pick("UNION ALL", "UNION ALL", "UNION", "EXCEPT", "INTERSECT")] * (len(arms) - 1)
+        if self.chance(0.2):
+            operators[-1] = "UNION"
+        sql = arms[0] + "".join(f" {op} {arm}" for op, arm in zip(operators, arms[1:], strict=True))
+        return self.ordered(sql, [""] * width, [str(i + 1) for i in range(width)])
 
     def ordered(self, sql: str, outputs: list[str], more: list[str], tie: str = "") -> Query:
         width = 7 if outputs == ["*"] else len(outputs)
@@ -230,7 +276,8 @@ class Generator:
 def random_query(seed: int) -> Query:
     """Return the query of a number."""
     generator = Generator(random.Random(seed))
-    query = generator.grouped() if generator.chance(0.6) else generator.listed()
+    form = generator.rng.random()
+    query = generator.grouped() if form < 0.5 else generator.listed() if form < 0.85 else generator.compound()
     used = [int(number) for number in re.findall(r":p([0-9]+)", query.sql)]
     if seed % 3 == 0:
         query.parameters = {f"p{number}": generator.parameters[number] for number in used}

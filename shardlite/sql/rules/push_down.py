@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from shardlite.router.table import TableKind
 from shardlite.sql.clauses import PART, Select, Sources, Texts, Unsure, part_column, read_select
-from shardlite.sql.cores import Core, Span, cores_of
+from shardlite.sql.compound import Arm, Compound
+from shardlite.sql.cores import Core, Span
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.locality import (
@@ -21,12 +23,27 @@ from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.rules.common import analysed
 from shardlite.sql.rules.fan_out import joins_locally, with_rowid
 from shardlite.sql.rules.gather import gather
-from shardlite.sql.scopes import Scopes
+from shardlite.sql.scopes import Scope
 from shardlite.sql.sorted_rows import SortedRows
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import FannedOut, PushedDown, Source
 from shardlite.sql.tokens import TokenKind
 from shardlite.sql.two_phase import COMBINED, TwoPhase
+
+_OWN = AGGREGATES | WINDOWS | {"min", "max", "coalesce"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """One outermost SELECT. ``below``: it has subqueries; ``by_key``: all rows of a group are on one shard."""
+
+    select: Select
+    sources: Sources
+    scope: Scope
+    below: bool
+    grouped: bool
+    by_key: bool
+    windows: bool
 
 
 def push_down(statement: Statement) -> PushedDown | FannedOut | None:
@@ -43,60 +60,100 @@ def _push_down(statement: Statement) -> PushedDown | FannedOut | None:
     text, scopes = statement.text, statement.scopes
     if scopes is None or text.head != "SELECT" or statement.of_kind(TableKind.SINGLE) or not analysed(statement):
         return None
-    cores = cores_of(text)
+    if statement.schema.functions.names & _OWN:
+        return None  # a function of the user's own by the name of one that is taken apart here
+    cores = statement.cores
     outer = [core for core in cores if core.parent is None]
     roots = [scope for scope in scopes.scopes if scope.parent is None]
-    if len(outer) != 1 or len(roots) != 1 or len(cores) != len(scopes.scopes):
+    if not outer or len(outer) != len(roots) or len(cores) != len(scopes.scopes):
         return None
-    select = read_select(text, outer[0], len(text.tokens))
-    sources = Sources(text, outer[0], roots[0].sources)
-    names = statement.columns(_without_limit(statement, select))
-    inner = inside(cores, outer[0])
-    if not names or not joins_locally(scopes, roots[0]):
+    ends = [*(core.span.end for core in outer[:-1]), len(text.tokens)]
+    queries = [_query(statement, *each) for each in zip(outer, roots, ends, strict=True)]
+    names = statement.columns(_without_limit(statement, queries[-1].select))
+    if not names:
         return None
+    if len(queries) > 1:
+        return _compound(statement, queries, names)
+    query = queries[0]
+    if query.grouped and not query.by_key:
+        return _aggregated(statement, query, names)
+    return _rows(statement, query, names)
+
+
+def _query(statement: Statement, core: Core, scope: Scope, end: int) -> _Query:
+    """Take an outermost SELECT apart and check that it needs rows of one shard for each row of its FROM."""
+    text, scopes = statement.text, statement.scopes
+    if scopes is None or not joins_locally(scopes, scope):
+        raise Unsure("a join over several shards")
+    select = read_select(text, core, end)
+    sources = Sources(text, core, scope.sources)
+    inner = inside(statement.cores, core)
     if inner:
-        require_local_subqueries(text, inner, scopes, outer[0], roots[0], sources)
+        require_local_subqueries(text, inner, scopes, core, scope, sources)
     grouped = _is_grouped(select, inner)
-    if grouped and not _groups_by_key(select, sources):
-        return _aggregated(statement, scopes, select, sources, names)
-    return _rows(statement, scopes, select, sources, names, grouped=grouped)
-
-
-def _rows(
-    statement: Statement, scopes: Scopes, select: Select, sources: Sources, names: Sequence[str], *, grouped: bool
-) -> PushedDown | FannedOut | None:
-    """Push down a query whose rows are those of all shards."""
-    windows = has_windows(statement.text.tokens, select.core)
+    by_key = grouped and _groups_by_key(select, sources)
+    windows = has_windows(text.tokens, core)
     if windows:
         require_local_windows(select, sources)
-    below = len(scopes.scopes) > 1
-    if statement.prepared.aggregates and not (grouped or windows or below):
-        return None  # an aggregate that the text doesn't show
-    allowed = AGGREGATES if grouped or windows or below else frozenset[str]()
+    return _Query(select, sources, scope, bool(inner), grouped, by_key, windows)
+
+
+def _compound(statement: Statement, queries: Sequence[_Query], names: Sequence[str]) -> PushedDown | FannedOut | None:
+    """Push down a UNION and its like."""
+    _check_rows(statement, queries)
+    for query in queries:
+        if query.grouped and not query.by_key:
+            return None
+        if not any(source.table is not None and source.table.sharded for source in query.scope.sources):
+            return None  # every shard would give its rows
+    compound = Compound([Arm(query.select, query.sources) for query in queries], names)
+    reason = "each shard does it for its rows"
+    if compound.final_only_concatenates:
+        return FannedOut(statement.sql, False, reason, statement.table_names, statement.text, ())
+    return _split(statement, compound.write(), names, reason, ())
+
+
+def _check_rows(statement: Statement, queries: Sequence[_Query]) -> None:
+    """Check the functions of queries whose rows are those of the shards."""
+    windows = any(query.windows for query in queries)
+    aggregates = windows or any(query.grouped or query.below for query in queries)
+    if statement.prepared.aggregates and not aggregates:
+        raise Unsure("an aggregate that the text doesn't show")
+    allowed = AGGREGATES if aggregates else frozenset[str]()
     _check_functions(statement, allowed | WINDOWS if windows else allowed)
-    reason = "each group is on one shard" if grouped else "each shard sorts its rows and the sorted are put together"
+
+
+def _rows(statement: Statement, query: _Query, names: Sequence[str]) -> PushedDown | FannedOut | None:
+    """Push down a query whose rows are those of all shards."""
+    _check_rows(statement, (query,))
+    select, pins = query.select, _pins(statement, query)
+    reason = "each shard sorts its rows and the sorted are put together"
+    if query.grouped:
+        reason = "each group is on one shard"
     if select.order or select.limit is not None or select.core.distinct:
-        return _split(statement, scopes, SortedRows(select, sources, names).write(), names, reason)
+        return _split(statement, SortedRows(select, query.sources, names).write(), names, reason, pins)
     sql, merge = statement.sql, False
-    if not grouped:
-        reason = "each window is on one shard" if windows else "what its subqueries look at is on the row's shard"
-        if not windows:
-            sql, merge = with_rowid(statement, scopes.scopes[0])
-    return FannedOut(sql, merge, reason, statement.table_names, statement.text, _pins(scopes))
+    if query.windows:
+        reason = "each window is on one shard"
+    elif not query.grouped:
+        reason = "what its subqueries look at is on the row's shard"
+        sql, merge = with_rowid(statement, query.scope)
+    return FannedOut(sql, merge, reason, statement.table_names, statement.text, pins)
 
 
-def _aggregated(
-    statement: Statement, scopes: Scopes, select: Select, sources: Sources, names: Sequence[str]
-) -> PushedDown | None:
+def _aggregated(statement: Statement, query: _Query, names: Sequence[str]) -> PushedDown | None:
     """Push down a query whose groups lie over several shards."""
-    if select.core.distinct:
+    if query.select.core.distinct or query.windows:
         return None
-    _check_functions(statement, COMBINED if len(scopes.scopes) == 1 else COMBINED | AGGREGATES)
+    _check_functions(statement, COMBINED | AGGREGATES if query.below else COMBINED)
     reason = "each shard aggregates its rows and the parts are put together"
-    return _split(statement, scopes, TwoPhase(select, sources, names).write(), names, reason)
+    texts = TwoPhase(query.select, query.sources, names).write()
+    return _split(statement, texts, names, reason, _pins(statement, query))
 
 
-def _split(statement: Statement, scopes: Scopes, texts: Texts, names: Sequence[str], reason: str) -> PushedDown | None:
+def _split(
+    statement: Statement, texts: Texts, names: Sequence[str], reason: str, pins: tuple[Pin, ...]
+) -> PushedDown | None:
     """Return the plan of a split query if SQLite takes both of its texts."""
     listed = ", ".join(map(part_column, range(texts.width)))
     stub = f"WITH {PART}({listed}) AS (SELECT {', '.join(['NULL'] * texts.width)}) "
@@ -112,7 +169,7 @@ def _split(statement: Statement, scopes: Scopes, texts: Texts, names: Sequence[s
         texts.width,
         texts.shard + texts.shard_limit,
         True,
-        _pins(scopes),
+        pins,
     )
     return PushedDown(texts.final + texts.final_limit, statement.text, part, reason, statement.table_names, otherwise)
 
@@ -124,9 +181,12 @@ def _without_limit(statement: Statement, select: Select) -> str:
     return statement.sql if at is None else statement.sql[: tokens[at].start]
 
 
-def _pins(scopes: Scopes) -> tuple[Pin, ...]:
+def _pins(statement: Statement, query: _Query) -> tuple[Pin, ...]:
     """Return a pin that may leave shards out: of a source whose rows every row of the result needs."""
-    inner = [r for r in scopes.scopes[0].sources if r.table is not None and r.table.sharded and r.joined == "inner"]
+    scopes = statement.scopes
+    if scopes is None:
+        return ()
+    inner = [r for r in query.scope.sources if r.table is not None and r.table.sharded and r.joined == "inner"]
     return tuple(pin for reference in inner if (pin := pin_of(scopes, reference)) is not None)[:1]
 
 
