@@ -8,7 +8,7 @@ mean the same; the value was stored by that type before, so it isn't converted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shardlite.names import quote
 from shardlite.router.keys import Affinity
@@ -34,6 +34,9 @@ COMBINED = frozenset(("count", "sum", "total", "avg", "min", "max"))
 _TYPES = {Affinity.INTEGER: "INT", Affinity.TEXT: "TEXT", Affinity.REAL: "REAL", Affinity.NUMERIC: "NUMERIC"}
 
 
+_ARITHMETIC = frozenset(("operator", text) for text in "+-*()")
+
+
 class TwoPhase:
     """Writes the two texts. Raises Unsure where they might answer differently from the original."""
 
@@ -50,6 +53,7 @@ class TwoPhase:
         """Arguments of DISTINCT aggregates: the shards group by them too."""
         self._groups: list[tuple[tuple[object, ...], Span, str]] = []
         self._called = False
+        self._summed = self._find_sums([output.span for output in select.outputs])
         if any(output.star for output in select.outputs):
             raise Unsure("* beside an aggregate")
 
@@ -287,14 +291,49 @@ class TwoPhase:
             stated = self._explicit_collation(inside)
             return f"{function}({column}{stated})"
         if function == "sum":
-            # A NULL sum of some values is NaN, which no other part makes good.
+            return self._sum(part, inside, filtered=bool(filter_))
+        if function == "avg" and (argument, filter_) in self._summed:
+            # The sum is there anyway: to add the values up once more as reals is a third of the time.
             found, count = part("sum"), part("count")
-            return f"CASE WHEN sum({found} IS NULL AND {count} > 0) THEN NULL ELSE sum({found}) END"
+            return f"CASE WHEN sum({found} IS NULL AND {count} > 0) THEN NULL ELSE total({found}) / sum({count}) END"
         total = part("total")
         if function == "total":
             return f"CASE WHEN sum({total} IS NULL) THEN NULL ELSE total({total}) END"
         count = part("count")
         return f"CASE WHEN sum({total} IS NULL) THEN NULL ELSE total({total}) / sum({count}) END"
+
+    def _sum(self, part: Callable[[str], str], inside: Span, *, filtered: bool) -> str:
+        """Add the shards' sums. A NULL sum of some values is NaN, which no other part makes good.
+
+        Counting the values tells, but costs another evaluation of the argument. Arithmetic is NULL all over a shard
+        so rarely where it isn't elsewhere that the query is then gathered instead: the error says so.
+        """
+        found = part("sum")
+        if filtered or not self._is_arithmetic(inside):
+            return f"CASE WHEN sum({found} IS NULL AND {part('count')} > 0) THEN NULL ELSE sum({found}) END"
+        rows = self._add("count(*)")
+        return (
+            f"CASE WHEN sum({found} IS NULL AND {rows} > 0) AND count({found}) > 0 "
+            f"THEN abs(-9223372036854775807 - (count(*) > 0)) ELSE sum({found}) END"
+        )
+
+    def _is_arithmetic(self, span: Span) -> bool:
+        """Tell whether an expression is made of columns, numbers and operators, with two columns or more."""
+        units = self._sources.units(span)
+        columns = [unit for unit in units if unit.found is not None]
+        others = [unit for unit in units if unit.found is None]
+        return len(columns) > 1 and all(unit.key[0] == "number" or unit.key in _ARITHMETIC for unit in others)
+
+    def _find_sums(self, spans: Sequence[Span]) -> frozenset[tuple[str, str]]:
+        """Return the arguments and FILTERs of all plain SUM calls."""
+        found = set()
+        for span in spans:
+            for unit in self._sources.units(span):
+                if unit.key == ("function", "sum"):
+                    close = closing(self._tokens, unit.end)
+                    if close + 1 >= len(self._tokens) or self._tokens[close + 1].key != "FILTER":
+                        found.add((render(self._text, Span(unit.end + 1, close)), ""))
+        return frozenset(found)
 
     def _extreme_collation(self, inside: Span) -> str:
         """Return the collation of a MIN or MAX. Unsure where equal values may look different: which comes first?"""

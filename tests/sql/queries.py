@@ -166,7 +166,7 @@ class Generator:
 
     def aggregate(self, groups: list[str]) -> str:
         column = self.pick("n", "x", "id", "n + 1", "x * 2", "p.k", "s", "length(s)")
-        numeric = self.pick("n", "x", "id", "n * 2", "s", "v")
+        numeric = self.pick("n", "x", "id", "n * 2", "s", "v", "n * x", "id - p.n + x")
         plain = self.pick("n", "x", "id", "s", "length(s)", "p.k")
         kept = f" FILTER (WHERE {self.condition(['n', 'x', 's', 'id'])})" if self.chance(0.15) else ""
         simple = self.pick(
@@ -178,6 +178,7 @@ class Generator:
         group = self.rng.choice(groups) if groups else "1"
         return self.pick(
             simple, simple, simple, simple, f"{simple} + 1", f"sum(n) / count(*) + {self.constant()}",
+            f"avg({numeric}) - sum({numeric})",
             "round(avg(x), 2)", f"CASE WHEN count(*) > 2 THEN {simple} ELSE {group} END", f"-{simple}",
             f"coalesce({simple}, 'none')", f"{group} = {self.constant()} AND {simple} > 2",
         )  # fmt: skip
@@ -226,6 +227,7 @@ class Generator:
         arms = []
         for number in range(self.rng.choice((2, 2, 3))):
             source, _, columns = self.source()
+            columns = [name for name in columns if name not in ("x", "v")]  # 1 and 1.0 are one row to UNION
             outputs = [self.expression(columns) for _ in range(width)]
             if self.chance(0.4):
                 outputs[0] = "p.k"
