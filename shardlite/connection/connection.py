@@ -36,7 +36,7 @@ from shardlite.connection.calls import (
     watched,
 )
 from shardlite.connection.closing import end_connection
-from shardlite.connection.cursor import Cursor, Parameters
+from shardlite.connection.cursor import Cursor, Parameters, PlainCursor
 from shardlite.driver import sqlite3
 from shardlite.errors import PoolClosedError, ProgrammingError
 
@@ -181,6 +181,9 @@ class Connection(sqlite3.Connection):
         return False
 
     # ---- for the layers above: plain tuples, one counted call each
+    #
+    # Each writes the counting out: a shared helper would be a further call of Python for each statement (measured on a
+    # point SELECT: between nothing on Python 3.11 and 4 % on 3.13), and would hide their signatures.
 
     def fetch_row(self, sql: str, params: Parameters = ()) -> Row | None:
         """Run one statement and return its first row as a tuple, or None; the statement is left reset."""
@@ -342,7 +345,7 @@ class Connection(sqlite3.Connection):
             leave_sqlite()
 
     def _make_inner(self) -> sqlite3.Cursor:
-        inner = self._inner = sqlite3.Cursor(self)
+        inner = self._inner = PlainCursor(self)
         return inner
 
     def _drop_inner(self) -> None:

@@ -10,8 +10,8 @@ class PoolStatistics:
     """The state and the counters of a pool.
 
     Exact, however many threads use the pool. Connections also change hands without its lock, so while some do, the
-    figures of one answer may be apart by these: ``active_connections + idle_connections`` may be less than ``pool_size``
-    (never more), and ``total_released`` is never more than ``total_acquired``.
+    figures of one answer may be apart by these: ``active_connections + idle_connections`` may be less than
+    ``pool_size``, but never more, and ``total_released`` is never more than ``total_acquired``.
 
     ``created_at`` is seconds since 1970. Counters count from the making of the pool and are never reset.
     """

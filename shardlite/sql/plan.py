@@ -33,6 +33,8 @@ class PlanKind(StrEnum):
     """An INSERT whose rows belong to several shards: ``steps`` run in one transaction."""
     PUSH_DOWN = "push-down"
     """Every shard does its part; the coordinator puts the parts together with ``sql``."""
+    BROADCAST = "broadcast"
+    """As a push-down, after the rows needed of the smaller tables were sent to every shard."""
     GATHER = "gather"
     """The rows that the statement needs are brought to the coordinator, where the text runs as written."""
     GATHER_WRITE = "gather and write"

@@ -11,6 +11,7 @@ from shardlite.router.table import Table
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
+from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.gather import asks_past, gather
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
@@ -73,7 +74,8 @@ class Planner:
                 break
             if template is not None:
                 return template if prepared.readonly else WithFallback(template, partial(gather, statement))
-        template = (None if asks_past(statement) else push_down(statement)) or gather(statement, why)
+        template = None if asks_past(statement) else push_down(statement) or broadcast(statement)
+        template = template or gather(statement, why)
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")
         return template

@@ -22,7 +22,7 @@ from shardlite.sql.tokens import Text
 SHARED = "_shardlite_shared"
 """The schema name under which the shared database is attached."""
 _SELECTIVITY = 0.2
-_MOST_SHARED_ROWS = 300_000
+MOST_SHARED_ROWS = 300_000
 """Rows up to which a table may stand in the shared database, which is held in memory."""
 
 
@@ -60,6 +60,7 @@ class Reduction:
         tables that have to stand in the coordinator's own database, where a view or ``main.t`` looks for them.
         """
         self._unshared = unshared
+        self._tables = tables
         self._places = {name: at for name, at in mentions_of(texts, tables).items() if name not in closed}
         self._own = {
             name: [conditions_of(text, core, item, tables, registered) for text, core, item in places]
@@ -138,10 +139,20 @@ class Reduction:
         if there.table.kind is TableKind.REFERENCE or _share_a_shard(table, mine, there.table, other):
             made.uses |= there.uses
             return f"{column} IN (SELECT {theirs} FROM main.{name} WHERE {there.condition})"
-        if there.rows > _MOST_SHARED_ROWS or other.item.name in self._unshared:
+        if there.rows > MOST_SHARED_ROWS or other.item.name in self._unshared:
             return None
         made.uses.add(other.item.name)
         return f"{column} IN (SELECT {theirs} FROM {SHARED}.{name})"
+
+    def local_joins(self) -> list[tuple[str, str]]:
+        """Return the pairs of tables (folded names) that are somewhere joined on equal keys, which share a shard."""
+        found = []
+        for edge, _ in self._edges:
+            left, right = edge.left, edge.right
+            one, other = self._tables.get(left.item.name), self._tables.get(right.item.name)
+            if one is not None and other is not None and _share_a_shard(one, left, other, right):
+                found.append((left.item.name, right.item.name))
+        return found
 
     def _mark_shared(self) -> None:
         """Say which tables go to the shared database, and in which order."""

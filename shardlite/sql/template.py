@@ -275,23 +275,26 @@ class PushedDown:
     reason: str
     tables: tuple[str, ...]
     otherwise: Gathered
+    shared: tuple[Source, ...] = ()
+    """What the shards have to see of other tables."""
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
         move = self.part.bind(self.text, values, parameters, layout)
-        if len(move.shards) == 1:
+        if len(move.shards) == 1 and not self.shared:
             whole = FannedOut(self.text.sql, False, "all its rows are on one shard", self.tables, self.text)
             return whole.over(move.shards, parameters)
+        bound = [(one.level, one.bind(self.text, values, parameters, layout)) for one in self.shared]
         return Plan(
-            PlanKind.PUSH_DOWN,
+            PlanKind.BROADCAST if bound else PlanKind.PUSH_DOWN,
             self.sql,
             parameters,
-            move.shards,
+            tuple(sorted({*move.shards, *(shard for _, sent in bound for shard in sent.shards)})),
             True,
             self.reason,
             self.tables,
             returns_rows=True,
-            program=Program((move,), (), parameters_for(self.sql, self.text, parameters)),
+            program=Program((move,), (), parameters_for(self.sql, self.text, parameters), shared=stages_of(bound)),
             on_overflow=lambda: self.otherwise.bind(parameters, layout),
         )
 

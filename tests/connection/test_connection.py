@@ -112,6 +112,14 @@ def test_short_cuts_give_tuples(conn: Connection) -> None:
     assert conn.run("UPDATE t SET x = 'z' WHERE id < 3").rowcount == 2
     assert conn.run("INSERT INTO t (x) VALUES ('new')").lastrowid == 4
     assert conn.run_many("INSERT INTO t (x) VALUES (?)", [("p",), ("q",)]) == 2
+    for sql, rows in (
+        ("UPDATE t SET x = 'y' WHERE id < 3 RETURNING id", [(1,), (2,)]),
+        ("DELETE FROM t WHERE x = 'absent' RETURNING id", []),
+        ("DELETE FROM t WHERE x = 'new' RETURNING x", [("new",)]),
+    ):
+        cursor = conn.run(sql)
+        assert (cursor.fetchall(), cursor.rowcount) == (rows, len(rows))
+    assert conn.run("SELECT 1").rowcount == -1
     stream = conn.stream("SELECT id FROM t ORDER BY id")
     assert next(stream) == (1,)
     assert conn.fetch_row("SELECT 5") == (5,)

@@ -9,8 +9,9 @@ from typing import Any
 from diff_case import Statement
 from diff_expressions import Expressions, Values
 from diff_facts import Source
+from diff_from import Skip
 from diff_schema import Column, Table, value_for
-from diff_select import Selects, Skip
+from diff_select import Selects
 
 CONFLICTS = ("", "", "", "", "", "OR IGNORE ", "OR REPLACE ", "OR ABORT ", "OR FAIL ", "OR ROLLBACK ")
 MAX_ROWS = 60
@@ -148,7 +149,9 @@ class Changes:
         listed = []
         for _ in range(r.randint(1, 3)):
             column = r.choice(source.columns).ref
-            listed.append(r.choice((column, column, f"typeof({column})", f"{column} || '!' AS x")))
+            # An id that was generated is compared as a number.
+            last = f"{column} || '!' AS x" if column != "id" else column
+            listed.append(r.choice((column, column, f"typeof({column})", last)))
         if not table.without_rowid and r.random() < 0.3:
             listed.append("rowid")
         return f" RETURNING {', '.join(listed)}"

@@ -126,9 +126,21 @@ def compare_errors(plain: BaseException | None, ours: BaseException | None) -> s
     return None
 
 
-def renumbered(rows: Sequence[Row], ids: Mapping[int, int]) -> list[Row]:
-    """Return rows with generated ids replaced by those of the other side.
+def same_but_for_ids(plain: Sequence[Row], ours: Sequence[Row], ids: Mapping[int, int]) -> bool:
+    """Tell whether RETURNING gave the same rows, in any order, where ``ids`` says which generated id became which.
 
-    RETURNING gives the rowid as REAL where the first column is REAL (a quirk of SQLite): the type stays.
+    RETURNING gives the rowid as REAL where the first column is REAL (a quirk of SQLite): then the ids are REAL too.
     """
-    return [tuple(type(v)(ids.get(v, v)) if type(v) in (int, float) else v for v in row) for row in rows]
+
+    def same(x: Any, y: Any) -> bool:
+        return repr(x) == repr(y) or (type(x) in (int, float) and repr(type(x)(ids.get(x, x))) == repr(y))
+
+    if len(plain) != len(ours):
+        return False
+    left = list(ours)
+    for row in plain:
+        partner = next((n for n, other in enumerate(left) if all(map(same, row, other))), None)
+        if partner is None:
+            return False
+        del left[partner]
+    return True

@@ -11,7 +11,7 @@ from diff_facts import Expr, Source
 from diff_schema import POOLS
 
 if TYPE_CHECKING:
-    from diff_select import Selects
+    from diff_from import Sources
 
 MARK = "\x10"
 APPROX = re.compile("\x01(.*?)\x02(.*?)\x03", re.S)
@@ -76,7 +76,7 @@ class Values:
 class Expressions:
     """Expressions over a scope: a list of sources, the innermost last."""
 
-    def __init__(self, r: Random, values: Values, selects: Selects) -> None:
+    def __init__(self, r: Random, values: Values, selects: Sources) -> None:
         self.r = r
         self.values = values
         self.selects = selects

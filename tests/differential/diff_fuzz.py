@@ -12,8 +12,9 @@ from typing import Any
 from diff_case import Case, Create, Ddl, Rows, Statement, Step
 from diff_changes import Changes
 from diff_facts import Source
+from diff_from import Query, Skip, describe_table
 from diff_schema import Schema, Table, make_schema, value_for
-from diff_select import Query, Selects, Skip, describe_table
+from diff_select import Selects
 from diff_world import Difference, Refused, Unusable, World, ask, build
 
 from shardlite.driver import sqlite3

@@ -12,15 +12,16 @@ from collections import Counter
 from random import Random
 
 import pytest
+from diff_from import Skip
 from diff_fuzz import Fuzz
-from diff_select import Selects, Skip
+from diff_select import Selects
 from diff_world import World
 
 from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError
 
 SHARD_COUNTS = (3, 1, 8, 4)
-SHORT_S = float(os.environ.get("SHARDLITE_METAMORPHIC_SECONDS", "6"))
+SHORT_S = float(os.environ.get("SHARDLITE_METAMORPHIC_SECONDS", "4"))
 
 
 class Refused(Exception):

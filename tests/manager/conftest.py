@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from open_files import open_files_under
 
 from shardlite import ShardManager
-
-
-def open_files_under(directory: Path) -> list[str]:
-    """Return the descriptors of this process that lead below a directory (Linux; elsewhere nothing is known)."""
-    if not os.path.isdir("/proc/self/fd"):
-        return []
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue
-        if target.startswith(str(directory)):
-            found.append(target)
-    return found
 
 
 @pytest.fixture

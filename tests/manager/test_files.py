@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import open_files_under
+from open_files import open_files_under
 
 from shardlite import ShardManager
 from shardlite.driver import sqlite3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -315,6 +316,11 @@ def test_every_pragma_of_this_sqlite_is_decided(make_manager: Make) -> None:
     assert names - {"parser_trace", "vdbe_addoptrace", "vdbe_debug", "vdbe_listing", "vdbe_trace"} <= set(PRAGMAS)
     with pytest.raises(NotSupportedError, match=r"PRAGMA tabel_info.*table_info"):
         make_manager().execute("PRAGMA tabel_info(t)")
+
+
+def test_every_pragma_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "sql.md").read_text(encoding="utf-8")
+    assert [name for name in PRAGMAS if f"`{name}`" not in page] == []
 
 
 def test_what_can_be_read_but_not_set(manager: ShardManager) -> None:

@@ -39,12 +39,15 @@ class Definition:
 
 
 def plain(definition: Definition) -> sqlite3.Connection:
-    """Make one file in memory with all rows."""
-    connection = sqlite3.connect(":memory:", isolation_level=None)
+    """Make one file in memory with all rows, on a connection that has no past."""
+    loading = sqlite3.connect(":memory:", isolation_level=None)
     for sql in definition.ddl:
-        connection.execute(sql)
+        loading.execute(sql)
     for sql, values in definition.rows:
-        connection.executemany(sql, values)
+        loading.executemany(sql, values)
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    loading.backup(connection)
+    loading.close()
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
 

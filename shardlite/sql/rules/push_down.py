@@ -30,7 +30,8 @@ from shardlite.sql.template import FannedOut, PushedDown, Source
 from shardlite.sql.tokens import TokenKind
 from shardlite.sql.two_phase import COMBINED, TwoPhase
 
-_OWN = AGGREGATES | WINDOWS | {"min", "max", "coalesce"}
+_OWN = AGGREGATES | WINDOWS | {"min", "max", "coalesce", "abs"}
+"""What the texts that put the parts together call, and what is told from a scalar function by its name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ def _refuse_reserved(statement: Statement) -> None:
 
 def _pragma(statement: Statement) -> Template:
     name, argument = statement.prepared.pragma or ("?", "")
+    if name == "?":
+        return Placed(PlanKind.SCHEMA, statement.sql, True, "SQLite says what is wrong with it", returns_rows=True)
     pragma = PRAGMAS.get(name)
     if pragma is None:
         raise NotSupportedError(f"PRAGMA {name} is none that the manager knows: it answers {', '.join(answered())}")
