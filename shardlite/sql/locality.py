@@ -111,15 +111,34 @@ def _members_of_keys(
         if core is None or core.span.end != span.end - 1 or closing(tokens, at + 1) != span.end - 1:
             continue
         matching = _matching(core, below)
-        if tokens[at - 1].key == "NOT" or core.group is not None or len(matching) != 1:
+        if len(matching) != 1:
             continue
-        left = _key(sources, Span(span.start, at))
-        right = _key(Sources(text, core, matching[0].sources), core.columns)
+        negated = tokens[at - 1].key == "NOT"
+        own = Sources(text, core, matching[0].sources)
+        left, right = _key(sources, Span(span.start, at - negated)), _key(own, core.columns)
         if left is None or right is None or left.source.table is None or right.source.table is None:
             continue
-        if colocated(left.source.table, right.source.table) and right.source.joined == "inner":
+        if negated and not (_never_null(left) and _never_null(right)):
+            continue  # a NULL on another shard would count
+        together = colocated(left.source.table, right.source.table) and right.source.joined == "inner"
+        if together and _groups_by(tokens, core, own, right):
             tied.append(right.source)
     return tied
+
+
+def _groups_by(tokens: Sequence[Token], core: Core, sources: Sources, key: Found) -> bool:
+    """Tell whether a SELECT's groups, where it has any, are each of one key."""
+    if core.group is None:
+        return core.having is None
+    return any(sources.single(span) == key for span in commas(tokens, core.group))
+
+
+def _never_null(found: Found) -> bool:
+    table = found.source.table
+    if table is None or found.source.joined != "inner":
+        return False
+    column = table.by_name.get(found.column)
+    return column is not None and (column.not_null or table.rowid_alias == column.name)
 
 
 def _key(sources: Sources, span: Span) -> Found | None:

@@ -27,6 +27,7 @@ from shardlite.sql.clauses import (
 )
 from shardlite.sql.cores import Span
 from shardlite.sql.functions import SCALAR
+from shardlite.sql.locality import holds_key
 from shardlite.sql.tokens import TokenKind, closing
 
 COMBINED = frozenset(("count", "sum", "total", "avg", "min", "max"))
@@ -54,6 +55,7 @@ class TwoPhase:
         self._groups: list[tuple[tuple[object, ...], Span, str]] = []
         self._called = False
         self._summed = self._find_sums([output.span for output in select.outputs])
+        self._counts_keys = self._only_keys_are_distinct()
         if any(output.star for output in select.outputs):
             raise Unsure("* beside an aggregate")
 
@@ -66,7 +68,7 @@ class TwoPhase:
         terms = [self._group_term(span) for span in select.group]
         group = [render(self._text, span) for span in terms]
         columns = [f"{self._value(output.span)} AS {quote(name)}" for output, name in self._outputs()]
-        final = f"SELECT {', '.join(columns)} FROM {PART}"
+        final = f"SELECT {'DISTINCT ' if select.core.distinct else ''}{', '.join(columns)} FROM {PART}"
         if terms:
             final += f" GROUP BY {', '.join(column for _, _, column in self._groups)}"
         if select.core.having is not None:
@@ -335,6 +337,20 @@ class TwoPhase:
                         found.add((render(self._text, Span(unit.end + 1, close)), ""))
         return frozenset(found)
 
+    def _only_keys_are_distinct(self) -> bool:
+        """Tell whether all DISTINCT aggregates are counts of a shard key: no two shards have the same one."""
+        tokens, spans = self._tokens, [output.span for output in self._select.outputs]
+        spans += [term.span for term in self._select.order]
+        if self._select.core.having is not None:
+            spans.append(self._select.core.having)
+        places = [at for span in spans for at in range(span.start + 2, span.end) if tokens[at].key == "DISTINCT"]
+        return all(
+            tokens[at - 2].name == "count"
+            and holds_key(self._sources, [self._sources.single(Span(at + 1, closing(tokens, at - 1)))])
+            for at in places
+            if tokens[at - 1].key == "("
+        )
+
     def _extreme_collation(self, inside: Span) -> str:
         """Return the collation of a MIN or MAX. Unsure where equal values may look different: which comes first?"""
         collation = self._sources.collation(inside)
@@ -348,6 +364,8 @@ class TwoPhase:
         self._sources.require_columns(inside)
         self._require_reading(inside)
         sql = render(self._text, stripped(self._tokens, inside))
+        if self._counts_keys:
+            return f"coalesce(sum({self._add(f'count(DISTINCT {sql})')}), 0)"  # equal keys are on one shard
         column = self._add(sql, f"COLLATE {self._sources.collation(inside)}")
         self._refined.append(sql)
         return f"{function}(DISTINCT {column}{self._explicit_collation(inside)})"

@@ -41,14 +41,18 @@ def _definition(names: Sequence[Any], groups: Sequence[Any]) -> Definition:
             "CREATE TABLE p (id INTEGER PRIMARY KEY, k INTEGER, g TEXT COLLATE NOCASE, n INT, x REAL, s TEXT, v)",
             "CREATE TABLE q (k INTEGER, m INT, t TEXT)",
             "CREATE TABLE r (g TEXT, w INT, u TEXT COLLATE RTRIM)",
+            "CREATE TABLE one (k INTEGER NOT NULL, c INT)",
+            "CREATE TABLE two (id INTEGER PRIMARY KEY, k INTEGER NOT NULL, c INT)",
             "CREATE INDEX p_n ON p (n)",
         ),
-        keys={"p": ("k",), "q": ("k",)},
+        keys={"p": ("k",), "q": ("k",), "one": ("k",), "two": ("k",)},
         references=frozenset({"r"}),
-        groups={"p": "int", "q": "int"},
+        groups=dict.fromkeys(("p", "q", "one", "two"), "int"),
         rows=(
             ("INSERT INTO p VALUES (?, ?, ?, ?, ?, ?, ?)", _rows(60, 1, names, groups)),
             ("INSERT INTO q VALUES (?, ?, ?)", [(r[1], r[3], r[5]) for r in _rows(25, 2, names, groups)]),
+            ("INSERT INTO one VALUES (?, ?)", [(i, i % 4) for i in range(20)]),
+            ("INSERT INTO two VALUES (?, ?, ?)", [(i, i * 2 % 17, i % 3) for i in range(1, 30)]),
             ("INSERT INTO r VALUES (?, ?, ?)", [("red", 1, "a"), ("RED", 2, "a "), ("blue", 3, None), (None, 4, "b")]),
         ),
     )
@@ -111,6 +115,7 @@ class Generator:
             f"EXISTS (SELECT 1 FROM q AS z WHERE z.k = p.k AND z.m > {self.constant()})",
             "NOT EXISTS (SELECT 1 FROM q AS z WHERE p.k = z.k AND z.t IS NOT NULL)",
             "p.k IN (SELECT k FROM q AS z WHERE m > 0)",
+            "p.k IN (SELECT k FROM q AS z GROUP BY k HAVING count(*) > 1)",
             "p.k NOT IN (SELECT k FROM q AS z WHERE m > 0 AND k IS NOT NULL)",
             "(SELECT max(z.m) FROM q AS z WHERE z.k = p.k) > 1",
             "(SELECT count(*) FROM q AS z WHERE z.k = p.k AND z.m = p.n) = 0",
@@ -200,12 +205,13 @@ class Generator:
                 outputs.append(f"typeof({group})")
         for _ in range(self.rng.choice((1, 1, 2, 3))):
             outputs.append(self.aggregate(groups) + self.pick("", "", f" AS a{len(outputs)}"))
-        sql = f"SELECT {', '.join(outputs)}{source}"
+        sql = f"SELECT {'DISTINCT ' if self.chance(0.1) else ''}{', '.join(outputs)}{source}"
         if groups:
             sql += f" GROUP BY {', '.join(terms)}"
             if self.chance(0.3):
                 sql += f" HAVING {self.aggregate(groups)} > {self.pick('0', '1', '2')}"
-        return self.ordered(sql, outputs, [*groups, "count(*)"] if groups else ["count(*)"])
+        more = [*groups, "count(*)"] if groups and "DISTINCT" not in sql[:15] else ["1"]
+        return self.ordered(sql, outputs, more)
 
     def listed(self) -> Query:
         source, joined, columns = self.source()

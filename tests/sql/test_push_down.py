@@ -14,6 +14,26 @@ from sharded import SHARD_COUNTS, Cluster, Definition, Template, ask, plain
 from shardlite.driver import sqlite3
 from shardlite.sql.plan import PlanKind
 
+SELECTED = [
+    "SELECT k FROM one WHERE k NOT IN (SELECT k FROM two WHERE c > 0) ORDER BY k",
+    "SELECT count(*) FROM one WHERE k IN (SELECT k FROM two GROUP BY k, c HAVING count(*) > 0 AND c < 2)",
+    "SELECT count(DISTINCT k) FROM two",
+    "SELECT c, count(DISTINCT k), sum(k * c + id) FROM two GROUP BY c ORDER BY c",
+    "SELECT c, count(DISTINCT k), count(DISTINCT id % 5) FROM two GROUP BY c ORDER BY c",
+    "SELECT DISTINCT count(*) FROM two GROUP BY c ORDER BY 1",
+    "SELECT one.c, total(two.c) FROM one LEFT JOIN two USING (k) GROUP BY one.c ORDER BY 1",
+    "SELECT k, c FROM one EXCEPT SELECT k, c FROM two WHERE c = 1 ORDER BY k LIMIT 4 OFFSET 2",
+    "SELECT k FROM one JOIN two USING (k) ORDER BY k, id LIMIT 5",
+    "SELECT max(id) - 1, (SELECT 7) FROM two GROUP BY k ORDER BY 1",
+    "SELECT c AS k, count(*) FROM two GROUP BY k ORDER BY 2, 1",
+    "SELECT c AS s, count(*) FROM two GROUP BY s ORDER BY 2, 1",
+    "SELECT -c AS c, count(*) AS n FROM two GROUP BY c HAVING n > 1 ORDER BY c",
+    "SELECT c + 1 AS c, k FROM two ORDER BY c + 1, k, id LIMIT 7",
+    "SELECT c + 1 AS x, k FROM two WHERE x > 2 ORDER BY x * -1, k, id LIMIT 7",
+    'SELECT c, count("k"), "c" FROM two GROUP BY "c" ORDER BY "c" LIMIT 2',
+    "SELECT [c], /* the groups */ count(*) -- all of them\n FROM two GROUP BY `c` ORDER BY 1",
+]
+"""Over tables whose keys are never NULL, and names that could be taken for others."""
 QUICK = 200
 LONG = int(os.environ.get("SHARDLITE_EXAMPLES", "20000"))
 Sides = tuple[sqlite3.Connection, list[Cluster]]
@@ -51,6 +71,12 @@ def check(sides: Sides, query: Query) -> PlanKind | None:
         ordered = query.total_order
         assert found.shown(ordered=ordered) == expected.shown(ordered=ordered), shown(cluster, query)
     return clusters[2].plan(query.sql, query.parameters).kind
+
+
+@pytest.mark.parametrize("sql", SELECTED)
+def test_selected(sides: Sides, sql: str) -> None:
+    kind = check(sides, Query(sql, (), "ORDER BY" in sql))
+    assert kind in (PlanKind.PUSH_DOWN, PlanKind.FAN_OUT, PlanKind.GATHER)
 
 
 def check_many(sides: Sides, seeds: range) -> None:

@@ -144,7 +144,7 @@ def _rows(statement: Statement, query: _Query, names: Sequence[str]) -> PushedDo
 
 def _aggregated(statement: Statement, query: _Query, names: Sequence[str]) -> PushedDown | None:
     """Push down a query whose groups lie over several shards."""
-    if query.select.core.distinct or query.windows:
+    if query.windows:
         return None
     _check_functions(statement, COMBINED | AGGREGATES if query.below else COMBINED)
     reason = "each shard aggregates its rows and the parts are put together"
