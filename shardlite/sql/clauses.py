@@ -82,6 +82,8 @@ class Texts(NamedTuple):
     final_limit: str
     width: int
     """How many columns lie between the two."""
+    may_overflow: bool = False
+    """Parts may not add up in 64 bits, or not tell what they stand for: "integer overflow" says so."""
 
 
 PART = "_shardlite_part"
@@ -243,7 +245,7 @@ class Sources:
     def __init__(self, text: Text, core: Core, references: Sequence[Reference]) -> None:
         self._tokens = text.tokens
         self.references = tuple(references)
-        self._using: dict[str, list[frozenset[str]]] = {}
+        self._units: dict[tuple[Span, bool], list[Unit]] = {}
         if core.nested or len(core.items) != len(references):
             raise Unsure("a nested join")
         self._merged = [frozenset(item.using) for item in core.items]
@@ -312,6 +314,12 @@ class Sources:
 
         ``strangers``: columns of the queries around this one may stand in it.
         """
+        known = self._units.get((span, strangers))
+        if known is None:
+            known = self._units[span, strangers] = self._cut(span, strangers)
+        return known
+
+    def _cut(self, span: Span, strangers: bool) -> list[Unit]:
         tokens = self._tokens
         units: list[Unit] = []
         position = span.start

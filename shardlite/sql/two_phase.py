@@ -54,6 +54,7 @@ class TwoPhase:
         """Arguments of DISTINCT aggregates: the shards group by them too."""
         self._groups: list[tuple[tuple[object, ...], Span, str]] = []
         self._called = False
+        self._sums = False
         self._summed = self._find_sums([output.span for output in select.outputs])
         self._counts_keys = self._only_keys_are_distinct()
         if any(output.star for output in select.outputs):
@@ -83,7 +84,7 @@ class TwoPhase:
         if group or self._refined:
             sql += f" GROUP BY {', '.join(dict.fromkeys((*group, *self._refined)))}"
         create = f"CREATE TABLE {PART}({', '.join(self._declared)})"
-        return Texts(sql, "", create, final, select.limit_text, len(self._columns))
+        return Texts(sql, "", create, final, select.limit_text, len(self._columns), self._sums)
 
     def _outputs(self) -> list[tuple[Output, str]]:
         return list(zip(self._select.outputs, self._names, strict=True))
@@ -310,6 +311,7 @@ class TwoPhase:
         Counting the values tells, but costs another evaluation of the argument. Arithmetic is NULL all over a shard
         so rarely where it isn't elsewhere that the query is then gathered instead: the error says so.
         """
+        self._sums = True
         found = part("sum")
         if filtered or not self._is_arithmetic(inside):
             return f"CASE WHEN sum({found} IS NULL AND {part('count')} > 0) THEN NULL ELSE sum({found}) END"

@@ -160,9 +160,7 @@ def _split(
     stub = f"WITH {PART}({listed}) AS (SELECT {', '.join(['NULL'] * texts.width)}) "
     if len(statement.columns(texts.shard)) != texts.width or statement.columns(stub + texts.final) != tuple(names):
         return None
-    otherwise = gather(statement, reason)
-    if otherwise is None:
-        return None
+    otherwise = gather(statement, reason) if texts.may_overflow else None
     part = Source(
         PART,
         texts.create,
