@@ -63,7 +63,7 @@ class Coordinator:
         if not program.shared:
             self.load(program.moves, shards, sessions)
             return
-        uri = _memory_uri()
+        uri = memory_uri()
         self.run(f"ATTACH '{uri}' AS {SHARED}")
         attached: list[Connection] = []
         try:
@@ -78,7 +78,7 @@ class Coordinator:
             self.load(program.moves, shards, sessions)
         finally:
             for session in attached:
-                _detach(session, SHARED)
+                detach(session, SHARED)
 
     def load(
         self,
@@ -270,7 +270,7 @@ class _Exchange:
     """A database in memory, shared by two connections of this process, that lives as long as one of them has it."""
 
     def __init__(self, session: Connection) -> None:
-        self.uri = _memory_uri()
+        self.uri = memory_uri()
         self._session = session
         session.run(f"ATTACH '{self.uri}' AS _shardlite_exchange")
 
@@ -280,15 +280,16 @@ class _Exchange:
         self._session.run(f"INSERT INTO _shardlite_exchange.part_{number} {move.sql}", move.parameters)
 
     def close(self) -> None:
-        _detach(self._session, "_shardlite_exchange")
+        detach(self._session, "_shardlite_exchange")
 
 
-def _memory_uri() -> str:
+def memory_uri() -> str:
     """Return a name of its own for a database in memory that several connections of this process open."""
     return f"file:/shardlite-{os.getpid()}-{next(_numbers)}?vfs=memdb"
 
 
-def _detach(session: Connection, schema: str) -> None:
+def detach(session: Connection, schema: str) -> None:
+    """Let go of an attached database; a session that can't isn't used again."""
     try:
         session.run(f"DETACH {schema}")
     except sqlite3.Error:

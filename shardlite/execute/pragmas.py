@@ -17,7 +17,7 @@ from shardlite.execute.core import DatabaseCore
 from shardlite.execute.registry import Registered, load_schema
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
-from shardlite.names import fold, is_reserved, quote
+from shardlite.names import RESERVED_PREFIX, fold, is_reserved, quote
 from shardlite.router.table import Table
 from shardlite.sql.plan import Parameters, Plan, PlanKind
 from shardlite.sql.statistics import merged_statistics
@@ -25,6 +25,7 @@ from shardlite.sql.tokens import tokenize
 
 _inherited: list[OneFile] = []
 """Those of parent processes: never used, closed or finalised here."""
+_SPARE = f"{RESERVED_PREFIX}spare"
 _DEFAULT_FINDINGS = 100
 """How many findings SQLite's checks give at most, unless told otherwise."""
 
@@ -36,13 +37,12 @@ class OneFile:
         self._db = database
         self._lock = threading.Lock()
         self._conn: sqlite3.Connection | None = None
-        self._built = (-1, -1)
+        self._built: tuple[object, ...] = ()
 
     def ask(self, sql: str, parameters: Parameters = ()) -> tuple[tuple[str, ...] | None, list[tuple[Any, ...]]]:
         """Run a statement that reads the schema; return its columns (None: it has no rows) and rows."""
         with self._lock:
             conn = self._current()
-            self._refresh(conn)
             try:
                 cursor = conn.execute(sql, parameters)
                 rows = cursor.fetchall()
@@ -52,39 +52,38 @@ class OneFile:
             return None if described is None else tuple(column[0] for column in described), rows
 
     def _current(self) -> sqlite3.Connection:
+        """Return the connection, built anew where the schema isn't the one that it holds, with what the shards know."""
+        user_version, application_id, analyzed, counted = self._db.shards[HOME_SHARD].fetch_row(
+            "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'), "
+            "(SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_sequence') "
+            "FROM pragma_user_version, pragma_application_id",
+            (),
+        ) or (0, 0, 0, 0)
         snapshot = self._db.catalog.state
         registered = self._db.registry.current
-        wanted = (snapshot.layout.epoch, registered.generation)
+        wanted = (snapshot.layout.epoch, registered.generation, analyzed, counted)
         if self._conn is None or self._built != wanted:
             fresh = _open([item.sql for item in snapshot.schema], snapshot.layout.encoding, registered)
+            if counted:  # it outlives the tables that it was made for, until a VACUUM
+                fresh.execute(f"CREATE TABLE {_SPARE} (i INTEGER PRIMARY KEY AUTOINCREMENT)")
+                fresh.execute(f"DROP TABLE {_SPARE}")
+            if analyzed:
+                fresh.execute("ANALYZE")
             # Whoever compares it learns of every change; the number itself means nothing, on one file neither.
             fresh.execute(f"PRAGMA schema_version = {snapshot.layout.epoch}")
             self._drop()
             self._conn, self._built = fresh, wanted
-        return self._conn
-
-    def _refresh(self, conn: sqlite3.Connection) -> None:
-        """Put into the file what the shards know: header, counters, statistics."""
-        home = self._db.shards[HOME_SHARD]
-        header = home.fetch_row(
-            "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1') "
-            "FROM pragma_user_version, pragma_application_id",
-            (),
-        )
-        user_version, application_id, analyzed = header or (0, 0, 0)
+        conn = self._conn
         conn.execute(f"PRAGMA user_version = {int(user_version)}")
         conn.execute(f"PRAGMA application_id = {int(application_id)}")
-        tables = self._db.catalog.state.tables
+        tables = snapshot.tables
         if any(table.autoincrement for table in tables.values()):
             conn.execute("DELETE FROM sqlite_sequence")
             conn.executemany("INSERT INTO sqlite_sequence(name, seq) VALUES (?, ?)", self._counters(tables.values()))
         if analyzed:
-            if not conn.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'").fetchone()[0]:
-                version = conn.execute("PRAGMA schema_version").fetchone()[0]
-                conn.execute("ANALYZE")
-                conn.execute(f"PRAGMA schema_version = {version}")
             conn.execute("DELETE FROM sqlite_stat1")
             conn.executemany("INSERT INTO sqlite_stat1(tbl, idx, stat) VALUES (?, ?, ?)", self._statistics(conn))
+        return conn
 
     def _counters(self, tables: Iterable[Table]) -> list[tuple[str, int]]:
         """Return the highest id that each AUTOINCREMENT table ever had, as ``sqlite_sequence`` has it."""

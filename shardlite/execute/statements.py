@@ -13,6 +13,7 @@ from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
 from shardlite.errors import IntegrityError, OperationalError, ProgrammingError, RoutingError
 from shardlite.execute.database import Database
+from shardlite.execute.explained import explain
 from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
@@ -144,6 +145,8 @@ class StatementRunner:
             self._db.schema.set_header(plan.sql)
         elif plan.kind is PlanKind.EACH_SHARD:
             self._db.maintenance.run(plan.sql)
+        elif plan.kind is PlanKind.EXPLAIN:
+            return explain(self._db, state, plan)
         else:
             return self._db.pragmas.run(state, plan)
         return Result()

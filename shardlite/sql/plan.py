@@ -49,9 +49,13 @@ class PlanKind(StrEnum):
     """A PRAGMA that sets a number in the files' headers: on all shards or none."""
     EACH_SHARD = "each shard in turn"
     """Maintenance that gives no rows (VACUUM): one shard after another, each by itself."""
+    EXPLAIN = "explain"
+    """Every shard of the plan, and the coordinator, say how they would run their parts of ``explained``."""
 
 
-WITHOUT_STEPS = frozenset((PlanKind.DDL, PlanKind.SCHEMA, PlanKind.CHECK, PlanKind.SETTING, PlanKind.EACH_SHARD))
+WITHOUT_STEPS = frozenset(
+    (PlanKind.DDL, PlanKind.SCHEMA, PlanKind.CHECK, PlanKind.SETTING, PlanKind.EACH_SHARD, PlanKind.EXPLAIN)
+)
 """Kinds that don't run as steps on shards: ``execute`` has a way of its own for each."""
 
 
@@ -152,6 +156,8 @@ class Plan(NamedTuple):
     """Puts generated ids in their places; call ``with_ids`` instead."""
     program: Program | None = None
     """PUSH_DOWN, GATHER, GATHER_WRITE: what comes before ``sql``, which then runs on the coordinator."""
+    explained: Plan | None = None
+    """EXPLAIN: how the statement behind that word would run."""
     on_overflow: Callable[[], Plan] | None = None
     """PUSH_DOWN: the plan to run where adding the shards' integers fails; whether it fails is a matter of order."""
 

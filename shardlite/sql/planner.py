@@ -94,9 +94,19 @@ class Planner:
         return _Explained(sql, self._build(inner))
 
 
+_EXPLAINED_WHOLE = frozenset((PlanKind.ONE_SHARD, PlanKind.HOME, PlanKind.SCHEMA))
+"""The whole statement runs in one place, which is asked in SQLite's own words."""
+_EXPLAINED_IN_PARTS = frozenset(
+    (
+        *(PlanKind.FAN_OUT, PlanKind.EVERY_SHARD, PlanKind.SPLIT_INSERT),
+        *(PlanKind.PUSH_DOWN, PlanKind.GATHER, PlanKind.GATHER_WRITE),
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Explained:
-    """EXPLAIN of a statement that runs on one shard: SQLite's own words, from there."""
+    """EXPLAIN and EXPLAIN QUERY PLAN: asked where the statement would run, of all shards where it runs on several."""
 
     sql: str
     inner: Template
@@ -106,10 +116,19 @@ class _Explained:
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         plan = self.inner.bind(parameters, layout)
-        if plan.kind not in (PlanKind.ONE_SHARD, PlanKind.HOME) or plan.needs_id_for_key:
+        if plan.needs_id_for_key:
             raise NotSupportedError(
-                f"EXPLAIN of a statement that runs as {plan.kind}: use manager.explain(), or ask manager.pool(n)"
+                "EXPLAIN of an INSERT whose rows get their key when it runs: state the key, or use manager.explain()"
             )
+        if plan.kind in _EXPLAINED_IN_PARTS:
+            reason = f"each shard says how it would run its part of a {plan.kind}"
+            return Plan(
+                *(PlanKind.EXPLAIN, self.sql, parameters, plan.shards, True, reason, plan.tables),
+                returns_rows=True,
+                explained=plan.with_ids(range(1, plan.id_rows + 1)),
+            )
+        if plan.kind not in _EXPLAINED_WHOLE:
+            raise NotSupportedError(f"EXPLAIN of what runs as {plan.kind}: use manager.explain()")
         return plan._replace(
             sql=self.sql,
             parameters=parameters,

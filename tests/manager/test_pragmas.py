@@ -157,6 +157,27 @@ def test_nothing_of_ours_is_shown(manager: ShardManager) -> None:
         manager.execute("SELECT * FROM _shardlite_meta")
 
 
+def test_what_outlives_its_table(manager: ShardManager) -> None:
+    changes = (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT)",
+        "CREATE TABLE v (id INTEGER PRIMARY KEY)",
+        "CREATE VIRTUAL TABLE docs USING fts5(body)",
+        "ANALYZE",
+        "DROP TABLE t",
+        "DROP TABLE v",
+        "VACUUM",
+        "CREATE TABLE w (id INTEGER PRIMARY KEY AUTOINCREMENT)",
+        "DROP TABLE docs",
+    )
+    with one_file() as plain:
+        for sql in changes:
+            plain.execute(sql)
+            manager.execute(sql)
+            for question in ("SELECT type, name, sql FROM sqlite_schema ORDER BY name", "PRAGMA table_list"):
+                theirs, ours = answer(plain.execute, question), answer(manager.execute, question)
+                assert sorted(ours[1], key=repr) == sorted(theirs[1], key=repr), sql
+
+
 def test_errors_are_sqlites(manager: ShardManager) -> None:
     make_schema(manager)
     with pytest.raises(OperationalError, match="no such column: nope"):

@@ -17,7 +17,7 @@ from shardlite import ShardManager
 from shardlite.driver import sqlite3
 from shardlite.errors import WalResetBugWarning
 from shardlite.names import fold, quote
-from shardlite.router.introspect import describe, table_names
+from shardlite.router.introspect import table_names
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.plan import Plan
 
@@ -226,4 +226,4 @@ def whole_contents(connection: sqlite3.Connection, tables: Mapping[str, Table]) 
     return {table.name: sorted(rows_of(connection, table)) for table in tables.values()}
 
 
-__all__ = ["SHARD_COUNTS", "Answer", "Cluster", "Definition", "Template", "ask", "describe", "plain", "whole_contents"]
+__all__ = ["SHARD_COUNTS", "Answer", "Cluster", "Definition", "Template", "ask", "plain", "whole_contents"]

@@ -153,7 +153,7 @@ def check(clusters: tuple[sqlite3.Connection, list[Cluster]], sql: str, paramete
 
 
 EXAMPLES = int(os.environ.get("SHARDLITE_EXAMPLES", "20000"))
-QUICK = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 LONG = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 

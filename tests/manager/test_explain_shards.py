@@ -1,0 +1,156 @@
+"""EXPLAIN and EXPLAIN QUERY PLAN through execute: every shard's own words, and nothing runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from shardlite import ShardManager
+from shardlite.driver import sqlite3
+from shardlite.errors import NotSupportedError, OperationalError, ProgrammingError, RoutingError
+
+Make = Callable[..., ShardManager]
+
+SCHEMA = (
+    "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, age INT)",
+    "CREATE TABLE orders (id INTEGER PRIMARY KEY, user_id INT, total /* shardlite: key=user_id */)",
+    "CREATE TABLE codes (code TEXT PRIMARY KEY, n INT /* shardlite: kind=reference */)",
+    "CREATE TABLE notes (body TEXT)",
+    "CREATE INDEX by_age ON users (age)",
+    "CREATE VIEW grown AS SELECT * FROM users WHERE age > 5",
+)
+
+
+@pytest.fixture
+def filled(manager: ShardManager) -> ShardManager:
+    manager.apply_schema(";".join(SCHEMA))
+    manager.insert_many("users", [{"id": n, "name": f"n{n}", "age": n % 9} for n in range(40)])
+    manager.insert_many("orders", [{"id": n, "user_id": n, "total": n} for n in range(40)])
+    manager.execute("INSERT INTO codes VALUES ('a', 1), ('b', 2)")
+    return manager
+
+
+def contents(manager: ShardManager) -> list[Any]:
+    return [manager.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall() for table in ("users", "orders", "codes")]
+
+
+def tree(manager: ShardManager, sql: str, parameters: Any = ()) -> dict[str, list[str]]:
+    """Return the details below each heading; raises AssertionError for what is no tree."""
+    result = manager.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
+    assert result.columns == ("id", "parent", "notused", "detail")
+    top: dict[int, str] = {}
+    found: dict[str, list[str]] = {}
+    for number, parent, _, detail in result:
+        assert number not in top
+        if parent == 0:
+            top[number] = detail
+            found[detail] = []
+        else:
+            top[number] = top[parent]
+            found[top[parent]].append(detail)
+    return found
+
+
+def test_a_fan_out_says_the_same_on_every_shard(filled: ShardManager) -> None:
+    with sqlite3.connect(":memory:") as plain:
+        for sql in SCHEMA:
+            plain.execute(sql)
+        for sql in ("SELECT * FROM users", "SELECT name FROM users WHERE name > 'n2' AND id < 30"):
+            assert filled.explain(sql).kind == "fan-out"
+            theirs = [row[3] for row in plain.execute(f"EXPLAIN QUERY PLAN {sql}")]
+            assert tree(filled, sql) == {f"SHARD {shard}": theirs for shard in filled.shard_ids}
+    plain.close()
+
+
+def test_parts_and_the_coordinator(filled: ShardManager) -> None:
+    for sql, parameters in (
+        ("SELECT age, count(*) FROM users GROUP BY age", ()),
+        ("SELECT * FROM users ORDER BY name LIMIT ?", (3,)),
+        ("SELECT * FROM users u JOIN orders o ON o.id = u.id AND o.total > :least", {"least": 3}),
+        ("SELECT * FROM grown WHERE age IN (SELECT total FROM orders)", ()),
+        ("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3) SELECT * FROM c, users", ()),
+    ):
+        found = tree(filled, sql, parameters)
+        headings = {heading.split(":")[0] for heading in found}
+        assert headings - {"COORDINATOR"} == {f"SHARD {shard}" for shard in filled.shard_ids}, sql
+        assert "COORDINATOR" in headings or filled.num_shards == 1, sql
+        assert all(details for details in found.values()), sql
+
+
+def test_an_index_is_seen(filled: ShardManager) -> None:
+    found = tree(filled, "SELECT count(*) FROM users WHERE age = 3")
+    details = [detail for heading, texts in found.items() if heading.startswith("SHARD") for detail in texts]
+    assert len(details) == filled.num_shards
+    assert all("by_age (age=?)" in detail for detail in details)
+
+
+def test_one_place_speaks_for_itself(filled: ShardManager) -> None:
+    for sql in (
+        "SELECT * FROM users WHERE id = 3",
+        "SELECT * FROM notes",
+        "SELECT * FROM codes WHERE code = 'a'",
+        "SELECT name FROM sqlite_schema",
+        "SELECT 1",
+    ):
+        rows = filled.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
+        assert not any(row["detail"].startswith(("SHARD", "COORDINATOR")) for row in rows), sql
+        assert filled.execute(f"explain {sql}").fetchall()[0]["opcode"] == "Init"
+
+
+@pytest.mark.parametrize(
+    ("sql", "parameters"),
+    [
+        ("UPDATE users SET age = age + 1", ()),
+        ("UPDATE users SET age = (SELECT max(total) FROM orders) WHERE id = ?", (3,)),
+        ("DELETE FROM users", ()),
+        ("DELETE FROM orders WHERE user_id IN (1, 2, 3)", ()),
+        ("INSERT INTO codes VALUES ('z', 1)", ()),
+        ("INSERT INTO users (id, name) VALUES (101, 'a'), (102, 'b'), (103, 'c')", ()),
+        ("INSERT INTO orders (user_id) VALUES (?), (?)", (3, 4)),
+        ("INSERT INTO orders (user_id, total) SELECT id, age FROM users", ()),
+    ],
+)
+def test_nothing_runs(filled: ShardManager, sql: str, parameters: Any) -> None:
+    before = contents(filled)
+    filled.execute(f"EXPLAIN {sql}", parameters).fetchall()
+    filled.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
+    assert contents(filled) == before
+    assert filled.check().ok
+
+
+def test_bytecode_of_each_shard(filled: ShardManager) -> None:
+    rows = filled.execute("EXPLAIN SELECT age, count(*) FROM users GROUP BY age").fetchall()
+    marks = [(row["opcode"], row["p1"]) for row in rows if row["opcode"] in ("Shard", "Coordinator")]
+    shards = [("Shard", shard) for shard in filled.shard_ids]
+    assert marks in ([*shards, ("Coordinator", 0)], shards if filled.num_shards == 1 else None)
+    assert rows[1]["opcode"] == "Init"
+    assert sum(row["opcode"] == "Halt" for row in rows) >= len(marks)
+
+
+def test_errors(filled: ShardManager) -> None:
+    with pytest.raises(OperationalError, match="no such column: nope"):
+        filled.execute("EXPLAIN SELECT nope FROM users")
+    with pytest.raises(OperationalError, match=r"syntax error|incomplete"):
+        filled.execute("EXPLAIN QUERY SELECT 1")
+    with pytest.raises(ProgrammingError, match=r"binding|parameter"):
+        filled.execute("EXPLAIN SELECT * FROM users WHERE age > ?").fetchall()
+    with pytest.raises(RoutingError, match="explain"):
+        filled.execute("EXPLAIN SELECT * FROM users", key=3)
+    for sql, why in {
+        "EXPLAIN CREATE TABLE x (a)": "schema change",
+        "EXPLAIN VACUUM": "each shard in turn",
+        "EXPLAIN PRAGMA integrity_check": "check of all shards",
+        "EXPLAIN INSERT INTO users (name) VALUES ('x')": "state the key",
+    }.items():
+        with pytest.raises(NotSupportedError, match=why):
+            filled.execute(sql)
+
+
+def test_the_plan_of_an_explanation(filled: ShardManager) -> None:
+    plan = filled.explain("EXPLAIN SELECT * FROM users")
+    assert plan.kind == "explain"
+    assert plan.explained is not None
+    assert plan.explained.kind == "fan-out"
+    assert "fan-out" in str(plan)
