@@ -148,7 +148,7 @@ class Generator:
 
     def source(self) -> tuple[str, str, list[str]]:
         """Return FROM with WHERE, the other table's name, and the columns to choose from."""
-        how = self.rng.randrange(8)
+        how = self.rng.randrange(10)
         where: list[str] = []
         if how < 3:
             text, joined = "p", ""
@@ -161,8 +161,13 @@ class Generator:
             text, joined = "p LEFT JOIN q ON p.k = q.k AND q.m > 0", "q"
         elif how == 6:
             text, joined = "p JOIN r ON r.g = p.g", "r"
-        else:
+        elif how == 7:
             text, joined = "p LEFT JOIN r ON r.g = p.g", "r"
+        elif how == 8:
+            text, joined = "(SELECT id, k, g, n, x, s, v FROM p WHERE n IS NOT NULL OR id > 60) AS p", ""
+        else:
+            text = "(SELECT p.id, p.k, p.g, n + m AS n, x, t AS s, +v AS v FROM p JOIN q USING (k)) p"
+            joined = "derived"
         columns = self.columns(joined)
         where += [self.condition(columns) for _ in range(self.rng.choice((0, 0, 1, 1, 2)))]
         if self.chance(0.2):

@@ -9,6 +9,7 @@ from shardlite.router.table import TableKind
 from shardlite.sql.clauses import PART, Select, Sources, Texts, Unsure, part_column, read_select
 from shardlite.sql.compound import Arm, Compound
 from shardlite.sql.cores import Core, Span
+from shardlite.sql.derived import derived_core, derived_table
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.locality import (
@@ -66,7 +67,11 @@ def _push_down(statement: Statement) -> PushedDown | FannedOut | None:
     cores = statement.cores
     outer = [core for core in cores if core.parent is None]
     roots = [scope for scope in scopes.scopes if scope.parent is None]
-    if not outer or len(outer) != len(roots) or len(cores) != len(scopes.scopes):
+    if not outer or len(cores) != len(scopes.scopes):
+        return None
+    if len(outer) == 1 and len(roots) == 2:
+        return _over_derived(statement, outer[0], roots)
+    if len(outer) != len(roots):
         return None
     ends = [*(core.span.end for core in outer[:-1]), len(text.tokens)]
     queries = [_query(statement, *each) for each in zip(outer, roots, ends, strict=True)]
@@ -75,10 +80,43 @@ def _push_down(statement: Statement) -> PushedDown | FannedOut | None:
         return None
     if len(queries) > 1:
         return _compound(statement, queries, names)
-    query = queries[0]
+    return _single(statement, queries[0], names, _pins(statement, queries[0]))
+
+
+def _single(
+    statement: Statement, query: _Query, names: Sequence[str], pins: tuple[Pin, ...]
+) -> PushedDown | FannedOut | None:
     if query.grouped and not query.by_key:
-        return _aggregated(statement, query, names)
-    return _rows(statement, query, names)
+        return _aggregated(statement, query, names, pins)
+    return _rows(statement, query, names, pins)
+
+
+def _over_derived(statement: Statement, outer: Core, roots: Sequence[Scope]) -> PushedDown | FannedOut | None:
+    """Push down a query over a subquery whose rows are those of the shards."""
+    text, cores = statement.text, statement.cores
+    core = derived_core(text, cores, outer)
+    if core is None or any(other is not core and other.parent is outer for other in cores):
+        return None
+    inner = _query(statement, core, roots[1], core.span.end)
+    if inner.select.core.distinct or (inner.grouped and not inner.by_key):
+        return None
+    if not any(source.table is not None and source.table.sharded for source in inner.scope.sources):
+        return None  # every shard would give its rows
+    select = read_select(text, outer, len(text.tokens))
+    tokens = text.tokens
+    shown = statement.columns(statement.sql[tokens[core.span.start].start : tokens[core.span.end - 1].end])
+    names = statement.columns(_without_limit(statement, select))
+    if not shown or not names:
+        return None
+    source = derived_table(outer.items[0], inner.select, inner.sources, shown, roots[0].number)
+    sources = Sources(text, outer, [source])
+    grouped = _is_grouped(select, [core])
+    by_key = grouped and _groups_by_key(select, sources)
+    windows = has_windows(text.tokens, outer)
+    if windows:
+        require_local_windows(select, sources)
+    query = _Query(select, sources, roots[0], True, grouped, by_key, windows)
+    return _single(statement, query, names, _pins(statement, inner))
 
 
 def _query(statement: Statement, core: Core, scope: Scope, end: int) -> _Query:
@@ -86,6 +124,8 @@ def _query(statement: Statement, core: Core, scope: Scope, end: int) -> _Query:
     text, scopes = statement.text, statement.scopes
     if scopes is None or not joins_locally(scopes, scope):
         raise Unsure("a join over several shards")
+    if [(item.name, item.alias) for item in core.items] != [(source.name, source.alias) for source in scope.sources]:
+        raise Unsure("a query in an unusual place")
     select = read_select(text, core, end)
     sources = Sources(text, core, scope.sources)
     inner = inside(statement.cores, core)
@@ -124,10 +164,12 @@ def _check_rows(statement: Statement, queries: Sequence[_Query]) -> None:
     _check_functions(statement, allowed | WINDOWS if windows else allowed)
 
 
-def _rows(statement: Statement, query: _Query, names: Sequence[str]) -> PushedDown | FannedOut | None:
+def _rows(
+    statement: Statement, query: _Query, names: Sequence[str], pins: tuple[Pin, ...]
+) -> PushedDown | FannedOut | None:
     """Push down a query whose rows are those of all shards."""
     _check_rows(statement, (query,))
-    select, pins = query.select, _pins(statement, query)
+    select = query.select
     reason = "each shard sorts its rows and the sorted are put together"
     if query.grouped:
         reason = "each group is on one shard"
@@ -142,14 +184,14 @@ def _rows(statement: Statement, query: _Query, names: Sequence[str]) -> PushedDo
     return FannedOut(sql, merge, reason, statement.table_names, statement.text, pins)
 
 
-def _aggregated(statement: Statement, query: _Query, names: Sequence[str]) -> PushedDown | None:
+def _aggregated(statement: Statement, query: _Query, names: Sequence[str], pins: tuple[Pin, ...]) -> PushedDown | None:
     """Push down a query whose groups lie over several shards."""
     if query.windows:
         return None
     _check_functions(statement, COMBINED | AGGREGATES if query.below else COMBINED)
     reason = "each shard aggregates its rows and the parts are put together"
     texts = TwoPhase(query.select, query.sources, names).write()
-    return _split(statement, texts, names, reason, _pins(statement, query))
+    return _split(statement, texts, names, reason, pins)
 
 
 def _split(
