@@ -99,6 +99,9 @@ class ShardManager:
         can enforce all its constraints then; otherwise by the foreign key that leads to its parent's shard; otherwise
         it is kept whole.
 
+        The same can be said in a comment of the definition, ``/* shardlite: key=user_id */``; what is said in both
+        places must agree. ``docs/reference/sql.md`` has all words.
+
         :param shard_key: the column, or columns, whose value decides a row's shard.
         :param kind: "sharded", "reference" (a full copy on every shard) or "single" (whole, on shard 0).
         :param colocate_with: a sharded table whose equal keys must be on the same shard; checked, never assumed.

@@ -49,7 +49,7 @@ def mentions_of(texts: Sequence[tuple[Text, Sequence[Core]]], tables: Mapping[st
                 if item.name in tables:
                     found.setdefault(item.name, []).append((text, core, item))
     return {
-        name: places for name, places in found.items() if len(places) == sum(_times_named(t, name) for t, _ in texts)
+        name: places for name, places in found.items() if len(places) == sum(times_named(t, name) for t, _ in texts)
     }
 
 
@@ -72,7 +72,7 @@ def any_of(conditions: Sequence[str]) -> str:
     return " OR ".join(f"({condition})" for condition in dict.fromkeys(conditions))
 
 
-def _times_named(text: Text, name: str) -> int:
+def times_named(text: Text, name: str) -> int:
     """Count the tokens that may name the table, its use before a dot (``t.a``) left out."""
     tokens = text.tokens
     count = 0

@@ -134,7 +134,7 @@ class Expressions:
             return Expr(sql, a.collation, kind, same, a.exact and b.exact, a.big or b.big)
         if pick < 0.93:
             return Expr(f"({self.predicate(scope, depth + 1)})", kind="int", identity=True, exact=True)
-        if pick < 0.97 and depth < 2:
+        if pick < 0.97 and depth < 2 and not self.selects.simple:
             return self.selects.scalar(scope, depth + 1)
         a = self.value(scope, depth + 1)
         how = r.choice(("INTEGER", "TEXT", "REAL", "NUMERIC"))
@@ -234,7 +234,7 @@ class Expressions:
             return f"({self.predicate(scope, depth + 1)} OR {self.predicate(scope, depth + 1)})"
         if depth < 3 and pick < 0.31:
             return f"NOT ({self.predicate(scope, depth + 1)})"
-        if depth < 2 and pick < 0.44:
+        if depth < (1 if self.selects.simple else 2) and pick < (0.34 if self.selects.simple else 0.44):
             return self._with_subquery(scope, depth)
         a = self.column(scope) if r.random() < 0.7 else self.value(scope, depth + 1)
         if pick < 0.62:

@@ -61,6 +61,8 @@ class Sources:
         self.ctes = []
         self._number = 0
         self.top_level = True
+        # What is simple can be done on the shards: without this most statements would need all rows in one place.
+        self.simple = self.r.random() < 0.4
 
     def _alias(self, letter: str = "a") -> str:
         self._number += 1
@@ -83,7 +85,16 @@ class Sources:
         return columns if columns is not None else self.r.choice((1, 2, 2, 3, 3, 4))
 
     def _where(self, scope: Sequence[Source], chance: float = 0.65) -> str:
-        return f" WHERE {self.expressions.predicate(scope)}" if self.r.random() < chance else ""
+        r = self.r
+        conditions = [self.expressions.predicate(scope)] if r.random() < chance else []
+        if r.random() < 0.12:
+            # All keys pinned, to one value or a few: one shard, or some.
+            value = self.expressions.constant().sql
+            keys = [c.expr.sql for source in scope for c in source.columns if c.name == "k"]
+            test = f"= {value}" if r.random() < 0.6 else f"IN ({value}, {self.expressions.constant().sql})"
+            conditions += [f"{key} {test}" for key in keys]
+        r.shuffle(conditions)
+        return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
     def _names(self, picked: Sequence[Expr]) -> tuple[str, ...]:
         if self.top_level and self.r.random() < 0.5:
@@ -214,6 +225,10 @@ class Sources:
         if pick < 0.25 and everywhere:
             return r.choice(words), f" USING ({r.choice(sorted(everywhere))})", source
         a, b = r.choice(sources), source
+        keys = [next((c.expr.sql for c in one.columns if c.name == "k"), "") for one in (a, b)]
+        if all(keys) and r.random() < (0.7 if self.simple else 0.2):
+            more = f" AND {self.expressions.predicate([*sources, source], 2)}" if r.random() < 0.2 else ""
+            return r.choice(words), f" ON {' = '.join(keys)}{more}", source
         left = self.expressions.column([a])
         right = next((c.expr for c in b.columns if f"{a.alias}.{c.ref}" == left.sql), None)
         if right is None or r.random() < 0.3:
@@ -230,6 +245,8 @@ class Sources:
     def _source(self, small: bool = False, before: Sequence[Source] = ()) -> tuple[str, Source]:
         r = self.r
         pick = r.random()
+        if self.simple:
+            pick = 0.7
         if self.ctes and pick < 0.5:
             found = r.choice(self.ctes)
             alias = self._alias()

@@ -68,7 +68,7 @@ class Selects(Windows):
 
     def _with_ctes(self, make: Callable[[], Query]) -> Query:
         r = self.r
-        if r.random() > 0.2:
+        if self.simple or r.random() > 0.3:
             return make()
         parts = []
         recursive = False
@@ -189,6 +189,9 @@ class Selects(Windows):
         width = self._width(columns)
         where = self._where(scope)
         groups: list[Expr] = []
+        key = next((c.expr for c in sources[0].columns if c.name == "k"), None)
+        if key is not None and r.random() < 0.3 and (key.identity or self.top_level):
+            groups.append(key)
         for _ in range(r.choice((0, 1, 1, 1, 2))):
             group = self.expressions.column(sources) if r.random() < 0.8 else self.expressions.value(sources, 2)
             if "(SELECT" in group.sql or group.sql[0] in "0123456789'\x10-xN":

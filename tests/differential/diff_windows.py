@@ -46,7 +46,9 @@ class Windows(Sources):
         whole = Expr("", kind="int", identity=True, exact=True)
         partition = ""
         if r.random() < 0.6:
-            partition = f"PARTITION BY {self.expressions.column(sources).sql} "
+            keys_too = [c.expr.sql for s in sources for c in s.columns if c.name == "k"] or [a.sql]
+            over = r.choice(keys_too) if r.random() < 0.4 else self.expressions.column(sources).sql
+            partition = f"PARTITION BY {over} "
         direction = r.choice(("", " DESC", " NULLS LAST"))
         some = f"ORDER BY {self.expressions.column(sources).sql}{direction}"
         total = f"{some}, {', '.join(keys)}" if r.random() < 0.7 else f"ORDER BY {', '.join(keys)}"

@@ -79,6 +79,31 @@ def test_parts_and_the_coordinator(filled: ShardManager) -> None:
         assert all(details for details in found.values()), sql
 
 
+def test_what_the_shards_see_of_each_other(make_manager: Make) -> None:
+    """A semi-join's texts name tables of a database that is shared while the statement runs."""
+    manager = make_manager(num_shards=3)
+    manager.apply_schema(
+        "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);"
+        "CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT);"
+        "CREATE TABLE orders (id INTEGER PRIMARY KEY, user_id INT, item INT /* shardlite: key=user_id */)"
+    )
+    manager.insert_many("items", [{"id": n, "name": f"i{n}"} for n in range(300)])
+    manager.insert_many("users", [{"id": n, "name": f"n{n}"} for n in range(2000)])
+    manager.insert_many("orders", [{"user_id": n % 2000, "item": n % 300} for n in range(6000)])
+    manager.execute("ANALYZE")
+    sql = (
+        "SELECT u.name, o.id FROM items i JOIN orders o ON o.item = i.id JOIN users u ON u.id = o.user_id "
+        "WHERE i.name = 'i7' ORDER BY 2"
+    )
+    assert "share move to items" in str(manager.explain(sql))
+    found = tree(manager, sql)
+    assert all(any("items FOR IN-OPERATOR" in text for text in found[f"SHARD {n}: orders"]) for n in range(3))
+    assert len(manager.execute(sql).fetchall()) == 20
+    for shard in manager.shard_ids:
+        with manager.pool(shard).get_connection_context() as conn:
+            assert [row[1] for row in conn.execute("PRAGMA database_list")] == ["main"]
+
+
 def test_an_index_is_seen(filled: ShardManager) -> None:
     found = tree(filled, "SELECT count(*) FROM users WHERE age = 3")
     details = [detail for heading, texts in found.items() if heading.startswith("SHARD") for detail in texts]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.cores import cores_of
+from shardlite.sql.filters import times_named
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.reduction import MOST_SHARED_ROWS, SHARED, Reduction
 from shardlite.sql.rules.gather import gather, reduction_of, source_of
@@ -29,6 +30,8 @@ def broadcast(statement: Statement) -> PushedDown | None:
     spread = [table for table in statement.tables if table.kind is not TableKind.REFERENCE]
     if len(spread) < 2 or statement.views or any(table.virtual for table in spread):
         return None
+    if not _condenses(statement):
+        return None  # the rows of the answer would be moved as well, and come in another order than one file's
     if cte_names(statement.text) & {fold(table.name) for table in spread}:
         return None
     reduction = reduction_of(statement)
@@ -41,6 +44,11 @@ def broadcast(statement: Statement) -> PushedDown | None:
         if found is not None:
             return found
     return None
+
+
+def _condenses(statement: Statement) -> bool:
+    """Tell whether the shards' answers are likely to be smaller than what they are made from."""
+    return statement.prepared.aggregates or bool(statement.text.keywords() & {"LIMIT", "DISTINCT", "GROUP"})
 
 
 def _anchors(reduction: Reduction, spread: Sequence[Table]) -> list[tuple[Table, ...]]:
@@ -109,7 +117,8 @@ def in_shared(sql: str, names: set[str]) -> str | None:
                     return None
                 token = text.tokens[item.span.start]
                 places.append((token.start, token.end, token.value))
-    if {name for name in names if name in {token.name for token in text.tokens}} - {fold(v) for *_, v in places}:
+    seen = [fold(name) for _, _, name in places]
+    if any(seen.count(name) != times_named(text, name) for name in names):
         return None
     for start, end, name in sorted(places, reverse=True):
         sql = f"{sql[:start]}{SHARED}.{quote(name)}{sql[end:]}"
