@@ -47,7 +47,7 @@ class SortedRows:
         if select.limit is not None:
             if shard_order:
                 sql += f" ORDER BY {', '.join(shard_order)}"
-            limit = f" LIMIT {self._shard_limit()}"
+            limit = f" LIMIT {shard_limit(select)}"
         width = len(self._names) + len(self._hidden)
         shown = ", ".join(f"{part_column(i)} AS {quote(name)}" for i, name in enumerate(self._names))
         final = f"SELECT {'DISTINCT ' if distinct else ''}{shown} FROM {PART}"
@@ -181,18 +181,18 @@ class SortedRows:
         except Unsure:
             return None
 
-    def _shard_limit(self) -> str:
-        """Return the LIMIT of each shard: the rows that OFFSET leaves out come too."""
-        select = self._select
-        if select.limit is None:
-            raise Unsure("no LIMIT")
-        limit = render(self._text, select.limit)
-        if select.offset is None:
-            return limit
-        offset = render(self._text, select.offset)
-        if limit.isdigit() and offset.isdigit() and len(limit) < 18 and len(offset) < 18:
-            return str(int(limit) + int(offset))
-        return (
-            f"CASE WHEN ({limit}) < 0 OR ({limit}) > {_LARGE} OR ({offset}) > {_LARGE} THEN -1 "
-            f"ELSE ({limit}) + max(({offset}), 0) END"
-        )
+
+def shard_limit(select: Select) -> str:
+    """Return the LIMIT of each shard: the rows that OFFSET leaves out come too."""
+    if select.limit is None:
+        raise Unsure("no LIMIT")
+    limit = render(select.text, select.limit)
+    if select.offset is None:
+        return limit
+    offset = render(select.text, select.offset)
+    if limit.isdigit() and offset.isdigit() and len(limit) < 18 and len(offset) < 18:
+        return str(int(limit) + int(offset))
+    return (
+        f"CASE WHEN ({limit}) < 0 OR ({limit}) > {_LARGE} OR ({offset}) > {_LARGE} THEN -1 "
+        f"ELSE ({limit}) + max(({offset}), 0) END"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 from shardlite.errors import NotSupportedError
@@ -266,7 +266,8 @@ class WithFallback:
 class PushedDown:
     """A query that each shard answers for its own rows (``part``) and the coordinator puts together by ``sql``.
 
-    ``otherwise`` is the plan for the rare rows whose parts can't be put together: an integer sum beyond 64 bits.
+    ``otherwise`` is the plan for the rare rows whose parts can't be put together: an integer sum beyond 64 bits. None
+    where that can't happen.
     """
 
     sql: str
@@ -284,7 +285,6 @@ class PushedDown:
         if len(move.shards) == 1 and not self.shared:
             whole = FannedOut(self.text.sql, False, "all its rows are on one shard", self.tables, self.text)
             return whole.over(move.shards, parameters)
-        otherwise = self.otherwise
         bound = [(one.level, one.bind(self.text, values, parameters, layout)) for one in self.shared]
         return Plan(
             PlanKind.BROADCAST if bound else PlanKind.PUSH_DOWN,
@@ -296,7 +296,7 @@ class PushedDown:
             self.tables,
             returns_rows=True,
             program=Program((move,), (), parameters_for(self.sql, self.text, parameters), shared=stages_of(bound)),
-            on_overflow=None if otherwise is None else lambda: otherwise.bind(parameters, layout),
+            on_overflow=None if self.otherwise is None else partial(self.otherwise.bind, parameters, layout),
         )
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
