@@ -87,8 +87,7 @@ class Reduction:
     def _settle(self, table: Table) -> None:
         name = fold(table.name)
         made = self.needed[name] = Needed(table, rows=self._estimate(table))
-        places = self._places.get(name, [])
-        made.distinct = bool(places) and all(only_asks(text, core) for text, core, _ in places)
+        made.distinct = name in self._places and all(only_asks(text, core) for text, core, _ in self._places[name])
         places = self._places.get(name)
         if not places or (table.kind is not TableKind.SHARDED and table.kind is not TableKind.SINGLE):
             made.condition = self._own_condition(name)
