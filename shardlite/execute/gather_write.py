@@ -78,16 +78,14 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
             images = _prepare(database, state, coordinator, scope, program)
             if program.past:
                 past.relive(coordinator.connection)
-            before = coordinator.connection.total_changes
+            done = _Done()
             try:
-                results.extend(_run(plan, coordinator, past) for plan in plans)
+                results.extend(_run(plan, coordinator, past, done) for plan in plans)
             except sqlite3.Error as error:
                 failure = error
                 if len(plans) > 1:
                     raise
-            total = coordinator.connection.total_changes - before
-            if failure is not None:
-                past.note(coordinator.run("SELECT changes()").fetchone()[0], total, None)
+            past.note(done.changes, done.total, done.last_rowid)
             changed = _write_back(database, state, coordinator, scope, images)
             if failure is not None and not changed:
                 raise failure
@@ -98,7 +96,6 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
         raise failure
     last = results[-1]
     rowcount = sum(result.rowcount for result in results)
-    past.note(last.rowcount, total, last.lastrowid)
     if len(results) == 1:
         return last
     return Result(last.columns, rowcount=rowcount, lastrowid=last.lastrowid, rows_moved=coordinator.rows_moved)
@@ -133,18 +130,33 @@ def _prepare(
     return images
 
 
-def _run(plan: Plan, coordinator: Coordinator, past: Past) -> Result:
+@dataclass(slots=True)
+class _Done:
+    """What statements did on the coordinator, also one that failed in the middle."""
+
+    changes: int = 0
+    total: int = 0
+    last_rowid: int | None = None
+
+
+def _run(plan: Plan, coordinator: Coordinator, past: Past, done: _Done) -> Result:
     assert plan.program is not None
     # A connection's last rowid is of some earlier statement unless this one inserts a row into a table with rowids.
     unmoved = past.last_rowid if plan.program.past else _NO_ROWID
     if not plan.program.past:
         coordinator.run("CREATE TABLE IF NOT EXISTS temp._shardlite_none(x)")
         coordinator.run("INSERT OR REPLACE INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
-    cursor = coordinator.run(plan.sql, plan.program.parameters)
-    columns = [column[0] for column in cursor.description or ()]
-    rows = cursor.fetchall() if cursor.description is not None else []
-    (last,) = coordinator.run("SELECT last_insert_rowid()").fetchone()
-    lastrowid = None if last == unmoved else last
+    before = coordinator.connection.total_changes
+    lastrowid: int | None = None
+    try:
+        cursor = coordinator.run(plan.sql, plan.program.parameters)
+        columns = [column[0] for column in cursor.description or ()]
+        rows = cursor.fetchall() if cursor.description is not None else []
+    finally:
+        done.total += coordinator.connection.total_changes - before
+        done.changes, last = coordinator.run("SELECT changes(), last_insert_rowid()").fetchone()
+        if last != unmoved:
+            done.last_rowid = lastrowid = last
     return Result(columns, iter(rows), rowcount=cursor.rowcount, lastrowid=lastrowid, rows_moved=coordinator.rows_moved)
 
 
