@@ -76,7 +76,7 @@ def _push_down(statement: Statement) -> PushedDown | FannedOut | None:
     ends = [*(core.span.end for core in outer[:-1]), len(text.tokens)]
     queries = [_query(statement, *each) for each in zip(outer, roots, ends, strict=True)]
     names = statement.columns(_without_limit(statement, queries[-1].select))
-    if not names:
+    if not names or "" in names:
         return None
     if len(queries) > 1:
         return _compound(statement, queries, names)
@@ -106,7 +106,7 @@ def _over_derived(statement: Statement, outer: Core, roots: Sequence[Scope]) -> 
     tokens = text.tokens
     shown = statement.columns(statement.sql[tokens[core.span.start].start : tokens[core.span.end - 1].end])
     names = statement.columns(_without_limit(statement, select))
-    if not shown or not names:
+    if not shown or not names or "" in names:
         return None
     source = derived_table(outer.items[0], inner.select, inner.sources, shown, roots[0].number)
     sources = Sources(text, outer, [source])
