@@ -46,6 +46,7 @@ def _definition(names: Sequence[Any], groups: Sequence[Any]) -> Definition:
             "CREATE TABLE three (a INT, b TEXT, c INT, PRIMARY KEY (a, b)) WITHOUT ROWID",
             'CREATE TABLE odd (k INTEGER, "select" INT, "a b" TEXT, end INT)',
             "CREATE TABLE docs (k INTEGER, body)",
+            "CREATE TABLE codes (k INTEGER, code)",
             "CREATE INDEX p_n ON p (n)",
         ),
         keys={
@@ -56,9 +57,10 @@ def _definition(names: Sequence[Any], groups: Sequence[Any]) -> Definition:
             "three": ("a", "b"),
             "odd": ("k",),
             "docs": ("k",),
+            "codes": ("k",),
         },
         references=frozenset({"r"}),
-        groups=dict.fromkeys(("p", "q", "one", "two"), "int"),
+        groups=dict.fromkeys(("p", "q", "one", "two", "codes"), "int"),
         rows=(
             ("INSERT INTO p VALUES (?, ?, ?, ?, ?, ?, ?)", _rows(60, 1, names, groups)),
             ("INSERT INTO q VALUES (?, ?, ?)", [(r[1], r[3], r[5]) for r in _rows(25, 2, names, groups)]),
@@ -66,6 +68,7 @@ def _definition(names: Sequence[Any], groups: Sequence[Any]) -> Definition:
             ("INSERT INTO two VALUES (?, ?, ?)", [(i, i * 2 % 17, i % 3) for i in range(1, 30)]),
             ("INSERT INTO three VALUES (?, ?, ?)", [(i % 5, "xyz"[i % 3], i) for i in range(15)]),
             ("INSERT INTO docs VALUES (?, ?)", [(i, ("[1]", "[1, 1]", '"x"')[i % 3]) for i in range(12)]),
+            ("INSERT INTO codes VALUES (?, ?)", [(k, v) for k in (2, 5, 9) for v in ("1", 1, "01", "2")]),
             ("INSERT INTO r VALUES (?, ?, ?)", [("red", 1, "a"), ("RED", 2, "a "), ("blue", 3, None), (None, 4, "b")]),
         ),
     )

@@ -51,6 +51,7 @@ SELECTED = [
     'SELECT count(*) AS "" FROM docs',
     'SELECT count(*) AS "a ""b" FROM docs',
     "SELECT json(body), json_array(json(body), count(*)) FROM docs GROUP BY json(body) ORDER BY 1",
+    "SELECT code FROM codes JOIN two USING (k) WHERE code = two.id AND two.id = 1 ORDER BY code DESC, codes.rowid",
     "SELECT [c], /* the groups */ count(*) -- all of them\n FROM two GROUP BY `c` ORDER BY 1",
 ]
 """Over tables whose keys are never NULL, and names that could be taken for others."""

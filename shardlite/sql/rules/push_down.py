@@ -14,6 +14,7 @@ from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.locality import (
     calls_aggregate,
+    equates_unlike,
     has_windows,
     holds_key,
     inside,
@@ -132,6 +133,9 @@ def _query(statement: Statement, core: Core, scope: Scope, end: int) -> _Query:
     if inner:
         require_local_subqueries(text, inner, scopes, core, scope, sources)
     grouped = _is_grouped(select, inner)
+    sorts = bool(select.order) or core.distinct or core.group is not None
+    if sorts and equates_unlike(text, core, sources):
+        raise Unsure("equality of text and numbers")
     by_key = grouped and _groups_by_key(select, sources)
     windows = has_windows(text.tokens, core)
     if windows:
