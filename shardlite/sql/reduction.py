@@ -66,7 +66,9 @@ class Reduction:
             name: [conditions_of(text, core, item, tables, registered) for text, core, item in places]
             for name, places in self._places.items()
         }
-        self._edges = [found for text, cores in texts for core in cores for found in edges_of(text, core, tables)]
+        self._edges = [
+            found for text, cores in texts for core in cores for found in edges_of(text, core, cores, tables)
+        ]
         self.needed: dict[str, Needed] = {}
         self._rows = rows
         todo = sorted(wanted, key=lambda table: (self._estimate(table), fold(table.name)))
@@ -125,7 +127,10 @@ class Reduction:
     @staticmethod
     def _sides(edge: Edge, core: Core, item: Item) -> tuple[Mention | None, Mention | None]:
         for mine, other in ((edge.left, edge.right), (edge.right, edge.left)):
-            if mine.core is core and mine.item is item and not _is_inside(other.core, core):
+            if mine.core is not core or mine.item is not item or not (edge.plain or mine is edge.left):
+                continue
+            # What stands inside says nothing of the rows around it, but for a subquery in which they must be found.
+            if edge.into or not _is_inside(other.core, core):
                 return mine, other
         return None, None
 

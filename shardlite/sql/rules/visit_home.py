@@ -42,7 +42,7 @@ def visit_home(statement: Statement) -> PushedDown | None:
     part = Source(PART, f"CREATE TABLE {PART}({listed})", f"INSERT INTO {PART}({listed})", len(columns), sql, False)
     shown = ", ".join(f"{part_column(number)} AS {quote(name)}" for number, name in enumerate(columns))
     return PushedDown(
-        f"SELECT {shown} FROM {PART} ORDER BY rowid",
+        f"SELECT {shown} FROM {PART} ORDER BY {PART}.rowid",
         statement.text,
         part,
         f"{', '.join(sorted(table.name for table in whole))} can stay on the home shard; the other rows go there",
