@@ -75,6 +75,8 @@ class Coordinator:
                 attached.append(session)
             for stage in program.shared:
                 self.load(stage, shards, sessions)
+                # Without figures SQLite takes a table to be large, and a shard would read all of its own for it.
+                self.run(f"ANALYZE {SHARED}")
             self.load(program.moves, shards, sessions)
         finally:
             for session in attached:

@@ -87,7 +87,7 @@ def gather_write(
                     raise
             total = coordinator.connection.total_changes - before
             if failure is not None:
-                past.note(0, total, None)
+                past.note(coordinator.run("SELECT changes()").fetchone()[0], total, None)
             changed = _write_back(database, state, coordinator, scope, images)
             if failure is not None and not changed:
                 raise failure

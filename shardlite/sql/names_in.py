@@ -189,3 +189,41 @@ def cte_names(text: Text) -> frozenset[str]:
         if at + 1 < len(tokens) and tokens[at].key == "AS" and tokens[at + 1].key in ("(", "MATERIALIZED", "NOT"):
             found.add(tokens[position].name or "")
     return frozenset(found)
+
+
+def is_exists(text: Text, core: Core) -> bool:
+    """Tell whether a SELECT stands in EXISTS (...): what it selects doesn't matter."""
+    tokens, at = text.tokens, core.span.start
+    return at >= 2 and tokens[at - 1].key == "(" and tokens[at - 2].key == "EXISTS"
+
+
+def only_asks(text: Text, core: Core) -> bool:
+    """Tell whether a SELECT of one table is only asked whether it has rows, or a value among them."""
+    tokens = text.tokens
+    at, end = core.span
+    if len(core.items) != 1 or core.nested or core.group is not None or core.having is not None:
+        return False
+    if end >= len(tokens) or tokens[end].key != ")" or at < 2 or tokens[at - 1].key != "(":
+        return False
+    if tokens[at - 2].key == "EXISTS":
+        return not any(token.key == "(" for token in tokens[core.columns.start : core.columns.end])
+    return tokens[at - 2].key == "IN" and not any(
+        token.key == "(" for token in tokens[core.columns.start : core.columns.end]
+    )
+
+
+def stars_matter(text: Text, cores: Sequence[Core]) -> bool:
+    """Tell whether columns are looked at that the text doesn't name: by ``*`` or ``t.*``, or by ``x IN t``.
+
+    Not those of EXISTS (SELECT * ...), which nobody looks at.
+    """
+    tokens = text.tokens
+    asked = [core.columns for core in cores if is_exists(text, core)]
+    for position, token in enumerate(tokens):
+        if token.key == "IN" and tokens[position + 1].key != "(":
+            return True
+        if token.key != "*" or position == 0 or any(span.start <= position < span.end for span in asked):
+            continue
+        if tokens[position - 1].key in ("SELECT", "DISTINCT", "ALL", ",", ".", "RETURNING"):
+            return True
+    return False

@@ -15,7 +15,7 @@ from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.cores import Core, Item
 from shardlite.sql.filters import any_of, conditions_of, mentions_of
-from shardlite.sql.names_in import Edge, Mention, edges_of
+from shardlite.sql.names_in import Edge, Mention, edges_of, only_asks
 from shardlite.sql.pins import colocated
 from shardlite.sql.tokens import Text
 
@@ -34,6 +34,8 @@ class Needed:
     condition: str = ""
     rows: float = 0.0
     """An estimate."""
+    distinct: bool = False
+    """It is only asked whether such rows are there: rows that are equal in the columns wanted count once."""
     shared: bool = False
     level: int = 0
     uses: set[str] = field(default_factory=set)
@@ -85,6 +87,7 @@ class Reduction:
     def _settle(self, table: Table) -> None:
         name = fold(table.name)
         made = self.needed[name] = Needed(table, rows=self._estimate(table))
+        made.distinct = name in self._places and all(only_asks(text, core) for text, core, _ in self._places[name])
         places = self._places.get(name)
         if not places or (table.kind is not TableKind.SHARDED and table.kind is not TableKind.SINGLE):
             made.condition = self._own_condition(name)
