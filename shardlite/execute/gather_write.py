@@ -17,6 +17,7 @@ from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
+from shardlite.execute.deadline import Deadline
 from shardlite.execute.past import Past
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
@@ -61,17 +62,16 @@ def _image(table: Table, number: int) -> _Image:
     return _Image(table, number, columns, identity)
 
 
-def gather_write(
-    database: Database, state: State, plans: Sequence[Plan], past: Past, timeout_s: float | None
-) -> Result:
+def gather_write(database: Database, state: State, plans: Sequence[Plan], past: Past, deadline: Deadline) -> Result:
     """Run GATHER_WRITE plans of one statement with several sets of parameters, as one transaction.
 
     Raises what SQLite raises for the statement; what OR FAIL keeps of a statement that fails is kept.
     """
     program = plans[0].program
     assert program is not None
-    with database.write_scope(state.layout.shard_ids, state, timeout_s=timeout_s, images=True) as scope:
-        coordinator = Coordinator(state, timeout_s, undo=True)
+    with database.write_scope(state.layout.shard_ids, state, timeout_s=deadline.wait_s, images=True) as scope:
+        coordinator = Coordinator(state, deadline, undo=True)
+        deadline.watch(list(scope.sessions.values()))
         failure: sqlite3.Error | None = None
         results: list[Result] = []
         try:
@@ -92,6 +92,7 @@ def gather_write(
             if failure is not None and not changed:
                 raise failure
         finally:
+            deadline.release()  # a COMMIT isn't interrupted
             coordinator.close()
     if failure is not None:
         raise failure
