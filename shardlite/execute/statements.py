@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardlite.driver import sqlite3
-from shardlite.errors import IntegrityError, OperationalError, PoolExhaustedError, ProgrammingError, RoutingError
+from shardlite.errors import (
+    IntegrityError,
+    InternalError,
+    OperationalError,
+    PoolExhaustedError,
+    ProgrammingError,
+    RoutingError,
+)
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
 from shardlite.execute.explained import explain
+from shardlite.execute.fan_out_write import AskOneFileError, fan_out_write
 from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
@@ -132,9 +140,15 @@ class StatementRunner:
             self._require_key(state, plan, key, parameters, sql)
             if plan.readonly:
                 return self._read(state, sql, plan, deadline)
-            if plan.program is not None:
+            if plan.kind is PlanKind.GATHER_WRITE:
                 return gather_write(self._db, state, [plan], self._past, deadline)
-            return self._write(state, plan, deadline)
+            try:
+                return self._write(state, plan, deadline)
+            except AskOneFileError as error:
+                gathered = self._planner_of(state).gathered(sql, parameters, state.layout)
+                if gathered is None:
+                    raise InternalError(f"a {plan.kind} that can't be gathered: {sql}") from error
+                return gather_write(self._db, state, [gathered], self._past, deadline)
 
         try:
             result = self._db.with_current(attempt)
@@ -191,12 +205,15 @@ class StatementRunner:
                 plan = self._plan(state, sql, parameters)
                 if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
-                if plan.program is not None:
+                if plan.kind is PlanKind.GATHER_WRITE:
                     return self._gather_many(state, sql, sets, deadline)
                 if plan.insert is not None and plan.id_rows:
                     drawing[:] = [state.table(plan.insert.table)]
                 plans.append(self._with_ids(state, plan))
-            done = self._run_writes(state, plans, deadline)
+            try:
+                done = self._run_writes(state, plans, deadline)
+            except AskOneFileError:
+                return self._gather_many(state, sql, sets, deadline)
             return Result(done.columns, rowcount=done.rowcount)
 
         for _ in range(_ATTEMPTS):
@@ -214,7 +231,7 @@ class StatementRunner:
         plans = []
         for parameters in sets:
             plan = self._plan(state, sql, parameters)
-            gathered = plan if plan.program is not None else planner.gathered(sql, parameters, state.layout)
+            gathered = plan if plan.kind is PlanKind.GATHER_WRITE else planner.gathered(sql, parameters, state.layout)
             assert gathered is not None
             plans.append(gathered)
         done = gather_write(self._db, state, plans, self._past, deadline)
@@ -292,7 +309,7 @@ class StatementRunner:
                         table = state.table(one.plan.insert.table)
                         self._db.require_new_ids(scope, table, list(one.plan.explicit_ids), one.drawn)
                     before = sum(session.total_changes for session in scope.sessions.values())
-                    results.append(self._run_steps(state, scope, one.plan))
+                    results.append(self._run_steps(state, scope, one.plan, deadline))
                     changed = sum(session.total_changes for session in scope.sessions.values()) - before
                     total += changed // len(scope.sessions) if one.plan.kind is PlanKind.EVERY_SHARD else changed
                 deadline.check()
@@ -303,7 +320,9 @@ class StatementRunner:
             return results[0]
         return Result(results[0].columns, rowcount=sum(result.rowcount for result in results))
 
-    def _run_steps(self, state: State, scope: WriteScope, plan: Plan) -> Result:
+    def _run_steps(self, state: State, scope: WriteScope, plan: Plan, deadline: Deadline) -> Result:
+        if plan.kind is PlanKind.FAN_OUT_WRITE:
+            return fan_out_write(scope, plan, deadline)
         # A connection's last rowid is of some earlier statement unless this one inserts into a table with rowids.
         inserting = plan.insert is not None or any(inserts(step.sql) for step in plan.steps)
         inserting = inserting and not any(has_conflict_clause(step.sql) for step in plan.steps)

@@ -80,6 +80,50 @@ def cores_of(text: Text) -> list[Core]:
     return found
 
 
+def change_core(text: Text) -> Core | None:
+    """Return what an UPDATE or DELETE reads as one SELECT would: its target is the first item, those of FROM follow.
+
+    None where the text begins otherwise (WITH), or can't be followed.
+    """
+    tokens = text.tokens
+    try:
+        return _change_core(tokens) if text.head in ("UPDATE", "DELETE") else None
+    except (IndexError, RecursionError):
+        return None
+
+
+def _change_core(tokens: Sequence[Token]) -> Core | None:
+    start = 3 if tokens[1].key == "OR" else 2 if tokens[0].key == "DELETE" else 1
+    position = start
+    schema, name = "", tokens[position].name or ""
+    if tokens[position + 1 : position + 2] and tokens[position + 1].key == ".":
+        schema, name = name, tokens[position + 2].name or ""
+        position += 2
+    shown = _spelled(tokens[position])
+    position += 1
+    if position < len(tokens) and tokens[position].key == "AS":  # which isn't left out here
+        shown = _spelled(tokens[position + 1])
+        position += 2
+    position = _indexed(tokens, position, len(tokens))
+    target = Item(name, fold(shown), Span(start, position), "from", schema=schema, alias_text=shown)
+    marks: dict[str, int] = {}
+    end = len(tokens)
+    for at in _top(tokens, Span(position, end)):
+        key = tokens[at].key
+        if key in _ENDS:
+            end = at
+            break
+        if key in ("FROM", "WHERE") and key not in marks and _opens(tokens, at, key):
+            marks[key] = at
+    core = Core(Span(0, end), None, Span(position, min(marks.values(), default=end)), False, [target])
+    if "WHERE" in marks:
+        core.where = Span(marks["WHERE"] + 1, end)
+    if "FROM" in marks:
+        core.from_ = Span(marks["FROM"] + 1, marks.get("WHERE", end))
+        _read_from(tokens, core.from_, core)
+    return core
+
+
 def _scan(tokens: Sequence[Token], span: Span, parent: Core | None, found: list[Core]) -> None:
     """Find the SELECTs between two positions, parentheses included."""
     position = span.start

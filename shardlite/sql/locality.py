@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shardlite.names import fold
+from shardlite.router.keys import Affinity
 from shardlite.sql.clauses import Found, Select, Sources, Unsure, commas, top
 from shardlite.sql.cores import Core, Span, conjuncts
 from shardlite.sql.functions import AGGREGATES
@@ -16,6 +17,7 @@ from shardlite.sql.pins import colocated, facts_for, same_key
 from shardlite.sql.scopes import Reference, Scope, Scopes
 from shardlite.sql.tokens import Text, Token, TokenKind, closing
 
+_NUMERIC = frozenset((Affinity.INTEGER, Affinity.REAL, Affinity.NUMERIC))
 _FRAMES = frozenset(("ORDER", "ROWS", "RANGE", "GROUPS"))
 
 
@@ -167,6 +169,28 @@ def _require_own_aggregates(text: Text, inner: Sequence[Core], core: Core, below
         foreign = any(unit.name for unit in units)
         if foreign and all(unit.found is None for unit in units):
             raise Unsure("an aggregate of the outer query")
+
+
+def equates_unlike(text: Text, core: Core, sources: Sources) -> bool:
+    """Tell whether text may be equal to a number here: ``a = b`` of a column with numeric affinity and one without.
+
+    SQLite then takes the one for constant where the other is, and doesn't sort or group by it, though ``'01'`` and
+    ``1`` are not the same to a sort.
+    """
+    tokens = text.tokens
+    spans = [span for span in (core.where, *(item.on for item in core.items)) if span is not None]
+    for span in (part for each in spans for part in conjuncts(tokens, each)):
+        at = next((i for i in top(tokens, span) if tokens[i].key in ("=", "==")), None)
+        if at is None:
+            continue
+        try:
+            sides = [sources.single(Span(span.start, at)), sources.single(Span(at + 1, span.end))]
+        except Unsure:
+            continue
+        numeric = [side.affinity in _NUMERIC for side in sides if side is not None]
+        if len(numeric) == 2 and len(set(numeric)) == 2:
+            return True
+    return False
 
 
 def has_windows(tokens: Sequence[Token], core: Core) -> bool:

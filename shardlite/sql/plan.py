@@ -29,6 +29,8 @@ class PlanKind(StrEnum):
     """Every shard of the plan runs ``sql``; the answer is all their rows together."""
     EVERY_SHARD = "every shard"
     """A write of a reference table: the same on every shard, in one transaction; the count is that of one shard."""
+    FAN_OUT_WRITE = "fan-out write"
+    """Every shard of the plan runs ``sql`` on its own rows, all in one transaction; the count is the sum."""
     SPLIT_INSERT = "split insert"
     """An INSERT whose rows belong to several shards: ``steps`` run in one transaction."""
     PUSH_DOWN = "push-down"
@@ -147,7 +149,7 @@ class Plan(NamedTuple):
     tables: tuple[str, ...] = ()
     """The tables read or written, in the schema's spelling, sorted."""
     merge_rowid: bool = False
-    """FAN_OUT: each row starts with a rowid; merge the shards by it, ascending, and drop it."""
+    """FAN_OUT, FAN_OUT_WRITE: each row starts with a rowid; merge the shards by it, ascending, and drop it."""
     returns_rows: bool = False
     """The statement gives rows: a SELECT, or DML with RETURNING."""
     insert: InsertIds | None = None

@@ -99,7 +99,7 @@ _EXPLAINED_WHOLE = frozenset((PlanKind.ONE_SHARD, PlanKind.HOME, PlanKind.SCHEMA
 """The whole statement runs in one place, which is asked in SQLite's own words."""
 _EXPLAINED_IN_PARTS = frozenset(
     (
-        *(PlanKind.FAN_OUT, PlanKind.EVERY_SHARD, PlanKind.SPLIT_INSERT),
+        *(PlanKind.FAN_OUT, PlanKind.FAN_OUT_WRITE, PlanKind.EVERY_SHARD, PlanKind.SPLIT_INSERT),
         *(PlanKind.PUSH_DOWN, PlanKind.GATHER, PlanKind.GATHER_WRITE),
     )
 )

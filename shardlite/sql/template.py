@@ -95,6 +95,37 @@ class FannedOut:
 
 
 @dataclass(frozen=True, slots=True)
+class FannedOutWrite:
+    """An UPDATE or DELETE that every shard runs on its own rows; ``pins`` (of the target) may leave shards out."""
+
+    sql: str
+    text: Text
+    reason: str
+    tables: tuple[str, ...]
+    returns_rows: bool
+    merge_rowid: bool
+    pins: tuple[Pin, ...] = ()
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        values = Values(self.text, parameters)
+        shards = Bound(self.pins, values, layout).shards if self.pins else tuple(range(layout.num_shards))
+        return Plan(
+            PlanKind.FAN_OUT_WRITE,
+            self.sql,
+            parameters,
+            shards,
+            False,
+            self.reason,
+            self.tables,
+            self.merge_rowid,
+            self.returns_rows,
+        )
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Pinned:
     """A statement in which every sharded table is pinned. ``otherwise`` is for several different keys."""
 
@@ -105,7 +136,7 @@ class Pinned:
     tables: tuple[str, ...]
     text: Text
     pins: tuple[Pin, ...]
-    otherwise: FannedOut | PushedDown | Gathered | str
+    otherwise: FannedOut | FannedOutWrite | PushedDown | Gathered | str
     point: Point | None = None
     """The one constant that the key is compared with, where there are no more."""
 
@@ -117,9 +148,9 @@ class Pinned:
         if bound.keys > 1:
             if isinstance(self.otherwise, str):
                 raise NotSupportedError(self.otherwise)
-            if isinstance(self.otherwise, (PushedDown, Gathered)):
-                return self.otherwise.bind(parameters, layout)
-            return self.otherwise.over(bound.shards, parameters)
+            if isinstance(self.otherwise, FannedOut):
+                return self.otherwise.over(bound.shards, parameters)
+            return self.otherwise.bind(parameters, layout)
         return self._plan(bound.shards, parameters)
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:

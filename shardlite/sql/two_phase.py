@@ -236,6 +236,8 @@ class TwoPhase:
         """Return a group's column for a place inside an expression, where its explicit collation counts too."""
         if any(unit.found is not None and not unit.found.source.name for unit in units):
             raise Unsure("a subquery's column beside an aggregate")  # SQLite may look through it, or not
+        if any(unit.key[0] == "function" and str(unit.key[1]).startswith("json") for unit in units):
+            raise Unsure("JSON beside an aggregate")  # a stored value isn't told from text any more
         if any(unit.key == ("word", "CAST") for unit in units):
             raise Unsure("CAST in a group beside an aggregate")  # its type would count in comparisons
         collations = [str(unit.key[1]) for unit in units if unit.key[0] == "collation"]

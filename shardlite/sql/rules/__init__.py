@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shardlite.sql.rules.common import keeps_failed
+from shardlite.sql.rules.every_shard_write import every_shard_write
 from shardlite.sql.rules.fan_out import fan_out
 from shardlite.sql.rules.home import home
 from shardlite.sql.rules.insert import insert
@@ -21,5 +22,5 @@ Rule = Callable[[Statement], Template | None]
 FIRST: tuple[Rule, ...] = (session, schema_change, home)
 """Rules whose refusals stand."""
 
-RULES: tuple[Rule, ...] = (keeps_failed, reference_write, insert, one_shard, fan_out)
+RULES: tuple[Rule, ...] = (keeps_failed, reference_write, insert, one_shard, every_shard_write, fan_out)
 """Rules after which a query that they refuse is pushed down, else gathered; their words say why."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import Core, cores_of
+from shardlite.sql.cores import Core, change_core, cores_of
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.filters import filters_of
 from shardlite.sql.functions import PAST
@@ -238,9 +238,15 @@ def _filters_beside_changes(statement: Statement) -> dict[str, str]:
     # SQLite looks at the children of a new row too, but it has none yet.
     plain_insert = statement.kind is StatementKind.INSERT and "REPLACE" not in words and not statement.triggers
     tied = written | parents | fired | (set() if plain_insert else children)
+    (text, cores), *views = texts_of(statement)
+    change = change_core(text)
+    if change is not None:
+        cores = [change, *cores]
+        if _sees_only_found_rows(statement):
+            tied -= written
     found = {
         name: condition
-        for name, condition in filters_of(texts_of(statement), schema.tables, schema.functions.names).items()
+        for name, condition in filters_of([(text, cores), *views], schema.tables, schema.functions.names).items()
         if name not in tied
     }
     if plain_insert:
@@ -248,6 +254,28 @@ def _filters_beside_changes(statement: Statement) -> dict[str, str]:
         named = {token.name for text in texts for token in text.tokens}
         found |= dict.fromkeys(children - tied - named, "0")
     return found
+
+
+def _sees_only_found_rows(statement: Statement) -> bool:
+    """Tell whether an UPDATE or DELETE meets other rows of its table than those that its text finds in no way.
+
+    Triggers, foreign keys that point to the table, and what is UNIQUE would.
+    """
+    target = statement.schema.tables.get(statement.target or "")
+    if target is None or statement.triggers or any(table is not target for table in statement.written):
+        return False
+    if any(fold(key.parent) == statement.target for t in statement.schema.tables.values() for key in t.foreign_keys):
+        return False
+    if statement.kind is StatementKind.DELETE:
+        return True
+    changed = {access.column for access in statement.prepared.updates}
+    apart = {None if name is None else fold(name) for constraint in target.unique for name in constraint.columns}
+    apart |= {fold(name) for name in target.primary_key}
+    if None in apart or any(constraint.partial for constraint in target.unique):
+        return False
+    if any(target.by_name[name].generated for name in apart if name is not None):
+        return False
+    return not changed & apart and changed <= set(target.by_name)
 
 
 def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:

@@ -8,7 +8,6 @@ from shardlite.sql.facts import StatementKind
 from shardlite.sql.pins import one_key
 from shardlite.sql.rules.common import (
     ignores,
-    pin_advice,
     pins_of,
     refuse_key_changes,
     refuse_mixed,
@@ -19,17 +18,16 @@ from shardlite.sql.rules.common import (
     replaces,
     unlocal_uniqueness,
 )
+from shardlite.sql.rules.every_shard_write import describe_every_shard_write
 from shardlite.sql.rules.fan_out import describe_fan_out
 from shardlite.sql.rules.gather import gather
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
-from shardlite.sql.template import FannedOut, Gathered, Pinned, PushedDown, Template
-
-_SEVERAL = "this {kind} pins several keys of {table}: run it once per key, or use manager.update() or delete()"
+from shardlite.sql.template import FannedOut, FannedOutWrite, Gathered, Pinned, PushedDown, Template
 
 
 def one_shard(statement: Statement) -> Template | None:
-    """Pin a SELECT, UPDATE or DELETE. An UPDATE or DELETE that isn't pinned is refused here."""
+    """Pin a SELECT, UPDATE or DELETE. Triggers and keys that no shard can see to are refused here."""
     refuse_mixed(statement)
     refuse_views(statement)
     writes = statement.kind in (StatementKind.UPDATE, StatementKind.DELETE)
@@ -37,17 +35,12 @@ def one_shard(statement: Statement) -> Template | None:
         _check_write(statement)
     pins = pins_of(statement)
     if pins is None:
-        if writes:
-            table = statement.of_kind(TableKind.SHARDED)[0]
-            target = statement.schema.tables.get(statement.target or "")
-            raise NotSupportedError(
-                f"this {statement.kind} reaches rows of {table.name} on several shards: "
-                f"{pin_advice(target if target is not None and target.sharded else table)}, in subqueries too"
-            )
         return None
     tables = ", ".join(sorted({pin.table for pin in pins}))
-    otherwise: FannedOut | PushedDown | Gathered | str = _SEVERAL.format(kind=statement.kind, table=pins[0].table)
-    if not writes:
+    otherwise: FannedOut | FannedOutWrite | PushedDown | Gathered | str
+    if writes:
+        otherwise = describe_every_shard_write(statement)
+    else:
         otherwise = describe_fan_out(statement)
         if isinstance(otherwise, str):
             otherwise = push_down(statement) or gather(statement, otherwise) or otherwise

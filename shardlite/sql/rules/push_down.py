@@ -14,6 +14,7 @@ from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.locality import (
     calls_aggregate,
+    equates_unlike,
     has_windows,
     holds_key,
     inside,
@@ -76,7 +77,7 @@ def _push_down(statement: Statement) -> PushedDown | FannedOut | None:
     ends = [*(core.span.end for core in outer[:-1]), len(text.tokens)]
     queries = [_query(statement, *each) for each in zip(outer, roots, ends, strict=True)]
     names = statement.columns(_without_limit(statement, queries[-1].select))
-    if not names:
+    if not names or "" in names:
         return None
     if len(queries) > 1:
         return _compound(statement, queries, names)
@@ -106,7 +107,7 @@ def _over_derived(statement: Statement, outer: Core, roots: Sequence[Scope]) -> 
     tokens = text.tokens
     shown = statement.columns(statement.sql[tokens[core.span.start].start : tokens[core.span.end - 1].end])
     names = statement.columns(_without_limit(statement, select))
-    if not shown or not names:
+    if not shown or not names or "" in names:
         return None
     source = derived_table(outer.items[0], inner.select, inner.sources, shown, roots[0].number)
     sources = Sources(text, outer, [source])
@@ -132,6 +133,9 @@ def _query(statement: Statement, core: Core, scope: Scope, end: int) -> _Query:
     if inner:
         require_local_subqueries(text, inner, scopes, core, scope, sources)
     grouped = _is_grouped(select, inner)
+    sorts = bool(select.order) or core.distinct or core.group is not None
+    if sorts and equates_unlike(text, core, sources):
+        raise Unsure("equality of text and numbers")
     by_key = grouped and _groups_by_key(select, sources)
     windows = has_windows(text.tokens, core)
     if windows:

@@ -1,0 +1,66 @@
+"""A change that every shard makes to its own rows, side by side, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shardlite.driver import sqlite3
+from shardlite.execute.deadline import Deadline
+from shardlite.execute.result import Result
+from shardlite.execute.workers import run_on_shards
+from shardlite.execute.writes import WriteScope
+from shardlite.sql.plan import Plan
+
+
+class AskOneFileError(Exception):
+    """A statement failed in a way that only all rows together can word. Never leaves the package.
+
+    Which of several failures one file meets first is a matter of its order, over the rows of all shards: the statement
+    runs again as a gather, which knows it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What one shard's part gave."""
+
+    columns: Sequence[str] = ()
+    rows: Sequence[tuple[Any, ...]] = ()
+    rowcount: int = 0
+    failure: sqlite3.Error | None = None
+
+
+def fan_out_write(scope: WriteScope, plan: Plan, deadline: Deadline) -> Result:
+    """Run a FAN_OUT_WRITE in a scope that holds its shards.
+
+    Raises what SQLite raises where all shards that fail say the same, else AskOneFileError; the caller rolls back.
+    """
+    steps = {step.shard: step for step in plan.steps}
+
+    def run(shard: int) -> _Done:
+        step = steps[shard]
+        try:
+            cursor = scope.sessions[shard].run(step.sql, step.parameters)
+            rows = cursor.fetchall() if cursor.description is not None else []
+        except (sqlite3.IntegrityError, sqlite3.OperationalError) as error:
+            return _Done(failure=error)
+        except sqlite3.Error as error:
+            scope.fail(shard, error, step.sql)
+        return _Done([column[0] for column in cursor.description or ()], rows, cursor.rowcount)
+
+    done = dict(zip(steps, run_on_shards(run, steps, plan.sql, scope.sessions, deadline), strict=True))
+    failures = {shard: part.failure for shard, part in done.items() if part.failure is not None}
+    for shard, failure in failures.items():
+        if len({(type(other), str(other)) for other in failures.values()}) > 1:
+            raise AskOneFileError(str(failure)) from failure
+        scope.fail(shard, failure, plan.sql)
+    parts = list(done.values())
+    columns: Sequence[str] = parts[-1].columns
+    rows = [row for part in parts for row in part.rows]
+    if plan.merge_rowid:
+        rows.sort(key=lambda row: row[0])
+        rows = [row[1:] for row in rows]
+        columns = columns[1:]
+    return Result(columns, iter(rows), rowcount=sum(part.rowcount for part in parts))
