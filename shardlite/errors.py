@@ -52,6 +52,10 @@ class PoolExhaustedError(OperationalError, TimeoutError):
     """No connection became free in time; names the file, the limit, the wait and the holders."""
 
 
+class StatementTimeoutError(OperationalError, TimeoutError):
+    """A statement took longer than the ``timeout`` it was given; names both."""
+
+
 class PoolClosedError(OperationalError):
     """The pool, or the connection taken from it, is closed."""
 

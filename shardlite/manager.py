@@ -80,6 +80,7 @@ class ShardManager:
         self._insert = self._database.inserter.insert
         self._get = self._database.reader.get
         self._statements = StatementRunner(self._database)
+        self._find = self._statements.points.find
         self._router: Router | None = None
 
     # -- schema --------------------------------------------------------------------------------------------------
@@ -99,8 +100,8 @@ class ShardManager:
         can enforce all its constraints then; otherwise by the foreign key that leads to its parent's shard; otherwise
         it is kept whole.
 
-        The same can be said in a comment of the definition, ``/* shardlite: key=user_id */`` (see docs/reference/sql.md);
-        what is said in both places must agree.
+        The same can be said in a comment of the definition, ``/* shardlite: key=user_id */``; what is said in both
+        places must agree. ``docs/reference/sql.md`` has all words.
 
         :param shard_key: the column, or columns, whose value decides a row's shard.
         :param kind: "sharded", "reference" (a full copy on every shard) or "single" (whole, on shard 0).
@@ -222,21 +223,35 @@ class ShardManager:
     # -- SQL -----------------------------------------------------------------------------------------------------
 
     def execute(
-        self, sql: str, parameters: Parameters = (), *, key: Any = None, timeout: float | None = None
+        self,
+        sql: str,
+        parameters: Parameters = (),
+        *,
+        key: Any = None,
+        timeout: float | None = None,
+        max_rows: int | None = None,
     ) -> Result:
-        """Run one SQL statement and return its Result.
+        """Run one SQL statement and return its Result: what SQLite would answer if all rows were in one file.
 
-        What runs now: statements whose key is pinned (on its shard); plain SELECTs of columns and deterministic
-        expressions over sharded tables joined on equal keys (fanned out); anything over single and reference tables;
-        schema changes. All else is refused by name (NotSupportedError), never answered wrongly.
+        What runs where, and what is refused by name (NotSupportedError) rather than answered wrongly, is told by
+        ``explain`` and in ``docs/reference/sql.md``.
 
         :param key: an assertion: RoutingError if the statement doesn't belong wholly to that key's shard.
-        :param timeout: seconds to wait for connections and locks, 0 for not at all; None: ``connection_timeout``.
-        :raises ProgrammingError: ``timeout`` is no number of seconds, 0 or more.
+        :param timeout: seconds for all of it: waiting for connections and locks, its work, and reading the result's
+            rows. Then StatementTimeoutError is raised and nothing has changed. 0: it waits for nothing, and its work
+            takes as long as it takes. None: no limit, but ``connection_timeout`` for each wait.
+        :param max_rows: the most rows that the result's ``fetchall`` may return; beyond it raises OperationalError.
+        :raises ProgrammingError: ``timeout`` is no number of seconds, 0 or more; ``max_rows`` no int, 0 or more.
         """
+        if timeout is None and max_rows is None and key is None:
+            found = self._find(sql, parameters)
+            if found is not None:
+                return found
         if timeout is not None:
             check_seconds("timeout", timeout)
-        return self._statements.execute(sql, parameters, key=key, timeout_s=timeout)
+        if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 0):
+            raise ProgrammingError(f"max_rows must be an int of 0 or more, not {max_rows!r}")
+        return self._statements.execute(sql, parameters, key=key, timeout_s=timeout, max_rows=max_rows)
 
     def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
         """Run one writing statement for each set of parameters, all in one transaction.

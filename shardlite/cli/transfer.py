@@ -223,7 +223,8 @@ def show_report(report: ImportReport) -> None:
         grid.add_row(escape(table.table), per_shard)
     console.print(grid)
     for warning in report.warnings:
-        complain(warning, "warning")
+        if warning not in report.plan.warnings:  # those have been said with the choices
+            complain(warning, "warning")
     console.print(
         f"\n{report.rows:,} rows of {len(report.tables)} tables in {report.seconds:.1f} s; "
         f"counts and content verified against {escape(report.source)}."

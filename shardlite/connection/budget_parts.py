@@ -20,8 +20,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 try:
@@ -34,6 +35,14 @@ RESERVED_DESCRIPTORS = 128
 """Left for everything else that a process opens, for the exceptions to the cap and for what is open for a moment."""
 WITHOUT_LIMIT = 1000
 """The cap where the system has no limit, or a very large one."""
+
+
+class Fate(Enum):
+    """What becomes of a connection that is returned."""
+
+    IDLE = "it may lie idle"
+    HANDED_OVER = "somebody else has it"
+    CLOSE = "its permit is needed: close it"
 
 
 class Member(Protocol):
@@ -58,6 +67,9 @@ class Member(Protocol):
 
     def release(self, conn: Any) -> None:
         """Take a connection back."""
+
+    def put_back(self, conn: Any) -> None:
+        """Take back a connection that was handed over to somebody who can't use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,27 +129,73 @@ class Account:
 class Ticket:
     """A place in the queue: a single permit for the one pool in ``pools``, or an operation over all of them."""
 
-    __slots__ = ("at_head_since", "cancelled", "granted", "operation", "pools", "wake")
+    __slots__ = (
+        "accepting",
+        "at_head_since",
+        "cancelled",
+        "given",
+        "granted",
+        "helped",
+        "holder",
+        "operation",
+        "pools",
+        "take",
+        "wake",
+    )
 
-    def __init__(self, pools: Sequence[Any], operation: Operation | None) -> None:
+    def __init__(
+        self,
+        pools: Sequence[Any],
+        operation: Operation | None,
+        holder: object = None,
+        take: Callable[[], Any] | None = None,
+    ) -> None:
         self.pools = pools
         self.operation = operation
+        self.holder = holder
+        self.take = take
         self.wake = threading.Event()
         self.at_head_since = 0.0
+        self.accepting = False
+        """Whether a connection may be handed over: not while it looks for one itself."""
+        self.given: Any = None
+        """A connection that it got instead of the permit."""
         self.granted = False
         self.cancelled = False
+        self.helped = False
+        """Whether somebody is closing a connection for it and it hasn't looked since."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it is an operation beyond the cap."""
+        return self.operation is not None and self.operation.is_wide
+
+    def is_for(self, pool: object) -> bool:
+        """Tell whether it waits for a single permit of that pool."""
+        return self.operation is None and self.pools[0] is pool
+
+    def accepts(self, pool: object) -> bool:
+        """Tell whether a connection of that pool may be handed over to it."""
+        return self.accepting and not self.cancelled and self.is_for(pool)
 
 
 class Operation:
     """What an operation over many pools has so far."""
 
-    __slots__ = ("collecting", "missing", "taken")
+    __slots__ = ("is_wide", "missing", "taken")
 
-    def __init__(self) -> None:
-        self.collecting = False
+    def __init__(self, is_wide: bool) -> None:
+        self.is_wide = is_wide
+        """Whether it needs more than the cap."""
         self.taken: dict[int, Any] = {}
         self.missing: list[Any] = []
         """Pools in which it has a reservation and no connection yet."""
+
+
+class Held(list[Any]):
+    """The connections of an operation; a class of its own, so that the list can be referred to weakly."""
+
+    __slots__ = ("__weakref__",)
 
 
 def default_limit() -> int:
@@ -155,6 +213,8 @@ __all__ = [
     "DESCRIPTORS_PER_CONNECTION",
     "Account",
     "BudgetReport",
+    "Fate",
+    "Held",
     "Member",
     "Operation",
     "Ticket",

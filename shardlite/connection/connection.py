@@ -60,8 +60,8 @@ Holder = tuple["ThreadLife", float, CodeType, int]
 class Connection(sqlite3.Connection):
     """A ``sqlite3.Connection`` of a pool (or of a thread): counted, able to be ended by others, and reset on return.
 
-    Use it in one thread at a time. Beside the interface of ``sqlite3`` it has ``fetch_row``, ``fetch_all``, ``run``,
-    ``run_many`` and ``stream``: short cuts that give plain tuples whatever the ``row_factory``. After its pool was
+    Use it in one thread at a time. Beside the interface of ``sqlite3`` it has ``fetch_row``, ``fetch_all``,
+    ``fetch_some``, ``run``, ``run_many`` and ``stream``: short cuts that give plain tuples whatever the ``row_factory``. After its pool was
     closed every call raises PoolClosedError.
     """
 
@@ -211,6 +211,24 @@ class Connection(sqlite3.Connection):
             if self.doomed:
                 self.refuse()
             return (self._inner or self._make_inner()).execute(sql, params).fetchall()
+        except sqlite3.DatabaseError as error:
+            self.note_error(error)
+            raise
+        finally:
+            del calls[-1]
+
+    def fetch_some(self, sql: str, params: Parameters, most: int) -> list[Row] | None:
+        """Run one statement and return its rows as tuples, None where they are ``most`` or more."""
+        calls = self.calls
+        calls += ONE
+        try:
+            if self.doomed:
+                self.refuse()
+            rows = (self._inner or self._make_inner()).execute(sql, params).fetchmany(most)
+            if len(rows) < most:
+                return rows
+            self._drop_inner()
+            return None
         except sqlite3.DatabaseError as error:
             self.note_error(error)
             raise

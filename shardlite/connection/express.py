@@ -24,6 +24,9 @@ from shardlite.connection.pool_core import LOOK_AGAIN_S, PoolCore
 from shardlite.connection.thread_end import this_thread
 from shardlite.errors import ProgrammingError
 
+MOST_ROWS = 1_000
+"""Rows from which an answer is too large to be read at once."""
+
 
 class ExpressLane(PoolCore):
     """The short way for single statements. Part of ConnectionPool; needs a connection in polling mode."""
@@ -67,6 +70,25 @@ class ExpressLane(PoolCore):
                 self.release(conn)
         try:
             rows = conn.fetch_all(sql, params)
+        except BaseException:
+            self._hop_off_slowly(conn)
+            raise
+        self._hop_off(conn)
+        return rows
+
+    def express_some(
+        self, sql: str, params: Parameters = (), timeout: float | None = None, most: int = MOST_ROWS
+    ) -> list[Row] | None:
+        """Run one statement on some connection and return its rows, None where they are ``most`` or more."""
+        conn = self._hop_on()
+        if conn is None:
+            conn = self.acquire(timeout)
+            try:
+                return conn.fetch_some(sql, params, most)
+            finally:
+                self.release(conn)
+        try:
+            rows = conn.fetch_some(sql, params, most)
         except BaseException:
             self._hop_off_slowly(conn)
             raise
@@ -128,12 +150,16 @@ class ExpressLane(PoolCore):
 
     def _hop_off(self, conn: Connection) -> None:
         """Give a connection back on which nothing is open."""
+        budget = self.budget
         try:
+            if budget is not None and budget.pressed:
+                self._hop_off_slowly(conn)
+                return
             conn.returns += 1
             self._idle.append(conn)
             if self._waiting or self._closed:
                 self._settle(conn)
-            if self.budget is not None and self.budget.waiting:
+            if budget is not None and budget.pressed:
                 self._note_idle()
         except BaseException:
             self._rescue(conn, None)

@@ -173,7 +173,9 @@ class ConnectionPool(ExpressLane):
                 if not conn.doomed:
                     raise
             now = self._clock()
-            if now < self._fast_until and not (self._waiting or conn.doomed):
+            budget = self.budget
+            pressed = budget is not None and budget.pressed
+            if now < self._fast_until and not (self._waiting or conn.doomed or pressed):
                 conn.returns += 1
                 conn.idle_since = now
                 conn.holder = None
@@ -184,7 +186,7 @@ class ConnectionPool(ExpressLane):
                 self._release_slowly(conn, now)
                 if now >= self._maintain_at:
                     self.maintain()
-            if self.budget is not None:
+            if budget is not None and budget.pressed:
                 self._note_idle()
         except BaseException:
             self._rescue(conn, holder)

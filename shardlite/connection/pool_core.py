@@ -23,6 +23,7 @@ from collections import deque
 from types import FrameType
 from typing import Final, NoReturn
 
+from shardlite.connection.budget_parts import Fate
 from shardlite.connection.connection import Connection, Holder
 from shardlite.connection.opening import (
     file_identity,
@@ -89,22 +90,23 @@ class PoolCore(PoolOpening):
         deadline = holder[1] + timeout_s
         while True:
             got = self._claim(holder, deadline, timeout_s)
-            conn = self._connect(got, deadline) if isinstance(got, Slot) else got
+            conn = self._connect(got, deadline, holder) if isinstance(got, Slot) else got
+            opened = isinstance(got, Slot) and conn.number == got.number
             try:
-                problem = "" if isinstance(got, Slot) else self._problem_of(conn)
+                problem = "" if opened else self._problem_of(conn)
                 if not problem and self.options.check is not None:
                     problem = call_back("check", self.options.check, conn)
                 if not problem:
                     with self._lock:
                         conn.holder = (holder[0], self._clock(), holder[2], holder[3])
                         self._acquired += 1
-                        self._misses += isinstance(got, Slot)
+                        self._misses += opened
                     return conn
             except BaseException:
                 self._discard(conn, "its user was interrupted while taking it")
                 raise
             self._discard(conn, problem)
-            if isinstance(got, Slot) and self._clock() >= deadline:
+            if opened and self._clock() >= deadline:
                 raise OperationalError(f"no usable connection to {self.name}: {problem}")
 
     def _claim(self, holder: Holder, deadline: float, timeout_s: float) -> Connection | Slot:
@@ -212,21 +214,35 @@ class PoolCore(PoolOpening):
 
     def _release_slowly(self, conn: Connection, now: float) -> None:
         """Return a clean connection when somebody waits for it, or it is too old, or belongs to a thread."""
-        idle = False
+        budget = self.budget
+        pressed = budget is not None and budget.pressed
+        returned = False
         if not conn.doomed and now < conn.expires_at and not self._closed:
             with self._lock:
                 if not self._closed and not conn.doomed and conn.holder is not None:
                     self._released += 1
                     conn.idle_since = now
                     conn.holder = None
+                    returned = True
+                    if not pressed:
+                        self._idle.append(conn)
+                        self._serve()
+        if not returned:
+            self._note_released(conn)
+            self._discard(conn, "it was too old")
+            return
+        if pressed:
+            fate = budget.offer(self, conn)
+            if fate is Fate.HANDED_OVER:
+                return
+            if fate is Fate.CLOSE:
+                self._discard(conn, "the budget of open connections needed its place")
+                return
+            with self._lock:
+                if not self._closed:  # else whoever closed it has doomed the connection too
                     self._idle.append(conn)
                     self._serve()
-                    idle = True
-        if idle:
-            self._note_idle()
-            return
-        self._note_released(conn)
-        self._discard(conn, "it was too old")
+        self._note_idle()
 
     def _note_released(self, conn: Connection) -> None:
         with self._lock:

@@ -44,6 +44,10 @@ class PoolLosses(PoolPlaces):
                 self._serve()
         self._note_idle()
 
+    def put_back(self, conn: Connection) -> None:
+        """Take back a connection that was handed over to somebody who can't use it."""
+        self._give_back(conn)
+
     def _rescue(self, conn: Connection, holder: Holder | None) -> None:
         """After an interrupt: close a connection that is neither idle nor in somebody else's hands; replace it.
 

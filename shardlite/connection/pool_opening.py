@@ -7,10 +7,10 @@ from functools import partial
 from typing import Final
 
 from shardlite.connection.closing import end_connection
-from shardlite.connection.connection import Connection
+from shardlite.connection.connection import Connection, Holder
 from shardlite.connection.opening import may_pass, open_connection
 from shardlite.connection.pool_lost import PoolLosses
-from shardlite.connection.pool_parts import Slot, call_back
+from shardlite.connection.pool_parts import Slot, Waiter, call_back
 from shardlite.connection.pool_places import note_closed_in
 from shardlite.connection.thread_end import this_thread
 from shardlite.driver import sqlite3
@@ -25,21 +25,45 @@ _LONGEST_BACKOFF_S: Final = 1.0
 class PoolOpening(PoolLosses):
     """Turning a free place into a connection."""
 
-    def _connect(self, slot: Slot, deadline: float) -> Connection:
-        """Open the connection of a slot; the slot is freed if that fails."""
+    def _connect(self, slot: Slot, deadline: float, holder: Holder | None = None) -> Connection:
+        """Open the connection of a slot; the slot is freed if that fails.
+
+        With a holder: return one of the pool's that became idle while the budget's permit was waited for, if that comes
+        first; the slot is freed then, too.
+        """
         try:
+            if slot.victim is None and self.budget is not None:
+                take = None if holder is None else partial(self._take_for, slot, holder)
+                receiver = None if self.options.check_same_thread else holder
+                got = self.budget.acquire(self, max(0.0, deadline - self._clock()), receiver, take)
+                if isinstance(got, Connection):
+                    self._free(slot.number)
+                    return got
+                slot.permitted = True
             if slot.victim is not None:
                 end_connection(slot.victim, "its place was needed for another thread")
                 slot.victim = None
-            elif self.budget is not None:
-                self.budget.acquire(self, max(0.0, deadline - self._clock()))
-                slot.permitted = True
             conn = self._open_with_backoff(slot, deadline)
         except BaseException:
             self._give_permit_back(slot.permitted)
             self._free(slot.number)
             raise
         return conn
+
+    def _take_for(self, slot: Slot, holder: Holder) -> Connection | Slot | None:
+        """Take an idle connection instead of opening one in a slot.
+
+        One that belongs to another thread gives the slot its permit: then return the slot.
+        """
+        with self._lock:
+            if self._closed:
+                return None
+            conn = self._pick_idle(Waiter(holder))
+            if conn is None and self._idle and self.options.check_same_thread:
+                slot.victim = self._pick_victim()
+                slot.permitted = True
+                return slot
+            return conn
 
     def _open_with_backoff(self, slot: Slot, deadline: float) -> Connection:
         """Open; where it may help, try again with growing pauses until the deadline or the closing of the pool."""

@@ -68,23 +68,33 @@ class PoolPlaces:
 
         The lock is held.
         """
+        conn = self._pick_idle(waiter)
+        if conn is not None:
+            return conn
+        if len(self._open) < self.options.max_connections:
+            return self._reserve()
+        if self._idle and self.options.check_same_thread:
+            return self._reserve(self._pick_victim())
+        return None
+
+    def _pick_idle(self, waiter: Waiter) -> Connection | None:
         idle = self._idle
         if not self.options.check_same_thread:
             with suppress(IndexError):  # taken just now, without the lock
                 return self._mark(idle.pop(), waiter)
-        else:
-            for conn in reversed(idle):
-                if conn.opener is waiter.holder[0]:
-                    idle.remove(conn)
-                    return self._mark(conn, waiter)
-        if len(self._open) < self.options.max_connections:
-            return self._reserve()
-        if idle and self.options.check_same_thread:
-            victim = idle.popleft()
-            self._retire(victim.number)
-            victim.on_closed = partial(note_closed_in, self._self_ref, victim.number, False)  # the slot has the permit
-            return self._reserve(victim)
+            return None
+        for conn in reversed(idle):
+            if conn.opener is waiter.holder[0]:
+                idle.remove(conn)
+                return self._mark(conn, waiter)
         return None
+
+    def _pick_victim(self) -> Connection:
+        """Take an idle connection off the list whose place and permit a slot gets."""
+        victim = self._idle.popleft()
+        self._retire(victim.number)
+        victim.on_closed = partial(note_closed_in, self._self_ref, victim.number, False)  # the slot has the permit
+        return victim
 
     def _mark(self, conn: Connection, waiter: Waiter) -> Connection:
         conn.holder = waiter.holder
@@ -150,8 +160,8 @@ class PoolPlaces:
             self.budget.release(self)
 
     def _note_idle(self) -> None:
-        if self.budget is not None and self.budget.waiting:
-            self.budget.note_idle()
+        if self.budget is not None and self.budget.pressed:
+            self.budget.note_idle(self)
 
     def _refuse_if_closed(self, closed: bool = False) -> None:
         if self._closed or closed:

@@ -12,8 +12,9 @@ from typing import Any
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
 from shardlite.errors import InternalError
-from shardlite.execute.coordinator import Coordinator, detach, memory_uri
+from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
+from shardlite.execute.exchange import attach, detach, memory_uri
 from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError
@@ -112,8 +113,8 @@ def _explain_program(
             uri = memory_uri()
             coordinator.run(f"ATTACH '{uri}' AS {SHARED}")
             for session in sessions.values():
-                session.run(f"ATTACH '{uri}' AS {SHARED}")
                 stack.callback(detach, session, SHARED)
+                attach(session, uri, SHARED)
         for stage in (*program.shared, program.moves):
             for move in stage:
                 for sql in (move.create, *move.indexes):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardlite.driver import sqlite3
+from shardlite.execute.deadline import Deadline
 from shardlite.execute.result import Result
 from shardlite.execute.workers import run_on_shards
 from shardlite.execute.writes import WriteScope
@@ -31,7 +32,7 @@ class _Done:
     failure: sqlite3.Error | None = None
 
 
-def fan_out_write(scope: WriteScope, plan: Plan) -> Result:
+def fan_out_write(scope: WriteScope, plan: Plan, deadline: Deadline) -> Result:
     """Run a FAN_OUT_WRITE in a scope that holds its shards.
 
     Raises what SQLite raises where all shards that fail say the same, else AskOneFileError; the caller rolls back.
@@ -49,7 +50,7 @@ def fan_out_write(scope: WriteScope, plan: Plan) -> Result:
             scope.fail(shard, error, step.sql)
         return _Done([column[0] for column in cursor.description or ()], rows, cursor.rowcount)
 
-    done = dict(run_on_shards(run, steps, plan.sql, scope.sessions))
+    done = dict(zip(steps, run_on_shards(run, steps, plan.sql, scope.sessions, deadline), strict=True))
     failures = {shard: part.failure for shard, part in done.items() if part.failure is not None}
     for shard, failure in failures.items():
         if len({(type(other), str(other)) for other in failures.values()}) > 1:

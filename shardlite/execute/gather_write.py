@@ -17,6 +17,7 @@ from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
+from shardlite.execute.deadline import Deadline
 from shardlite.execute.past import Past
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
@@ -61,17 +62,16 @@ def _image(table: Table, number: int) -> _Image:
     return _Image(table, number, columns, identity)
 
 
-def gather_write(
-    database: Database, state: State, plans: Sequence[Plan], past: Past, timeout_s: float | None
-) -> Result:
+def gather_write(database: Database, state: State, plans: Sequence[Plan], past: Past, deadline: Deadline) -> Result:
     """Run GATHER_WRITE plans of one statement with several sets of parameters, as one transaction.
 
     Raises what SQLite raises for the statement; what OR FAIL keeps of a statement that fails is kept.
     """
     program = plans[0].program
     assert program is not None
-    with database.write_scope(state.layout.shard_ids, state, timeout_s=timeout_s, images=True) as scope:
-        coordinator = Coordinator(state, timeout_s, undo=True)
+    with database.write_scope(state.layout.shard_ids, state, timeout_s=deadline.wait_s, images=True) as scope:
+        coordinator = Coordinator(state, deadline, undo=True)
+        deadline.watch(list(scope.sessions.values()))
         failure: sqlite3.Error | None = None
         results: list[Result] = []
         try:
@@ -80,31 +80,24 @@ def gather_write(
             images = _prepare(database, state, coordinator, scope, program)
             if program.past:
                 past.relive(coordinator.connection)
-            total = 0
-            for plan in plans:
-                unmoved = _last_rowid_before(program, coordinator, past)
-                before = coordinator.connection.total_changes
-                try:
-                    results.append(_run(plan, coordinator, unmoved))
-                except sqlite3.Error as error:
-                    failure = error
-                    if len(plans) > 1:
-                        raise
-                total += coordinator.connection.total_changes - before
-            if failure is not None:
-                past.note(0, total, None)
-            # The driver counts no rows where the text begins with WITH.
-            (changes,) = coordinator.run("SELECT changes()").fetchone()
+            done = _Done()
+            try:
+                results.extend(_run(plan, coordinator, past, done) for plan in plans)
+            except sqlite3.Error as error:
+                failure = error
+                if len(plans) > 1:
+                    raise
+            past.note(done.changes, done.total, done.last_rowid)
             changed = _write_back(database, state, coordinator, scope, images)
             if failure is not None and not changed:
                 raise failure
         finally:
+            deadline.release()  # a COMMIT isn't interrupted
             coordinator.close()
     if failure is not None:
         raise failure
     last = results[-1]
     rowcount = sum(result.rowcount for result in results)
-    past.note(changes, total, last.lastrowid)
     if len(results) == 1:
         return last
     return Result(last.columns, rowcount=rowcount, lastrowid=last.lastrowid, rows_moved=coordinator.rows_moved)
@@ -145,22 +138,33 @@ def _prepare(
     return images
 
 
-def _last_rowid_before(program: Program, coordinator: Coordinator, past: Past) -> int:
-    """Return what last_insert_rowid() goes on giving unless the statement inserts a row into a table with rowids."""
-    if program.past:
-        return past.last_rowid
-    coordinator.run("CREATE TABLE IF NOT EXISTS temp._shardlite_none(x)")
-    coordinator.run("INSERT OR REPLACE INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
-    return _NO_ROWID
+@dataclass(slots=True)
+class _Done:
+    """What statements did on the coordinator, also one that failed in the middle."""
+
+    changes: int = 0
+    total: int = 0
+    last_rowid: int | None = None
 
 
-def _run(plan: Plan, coordinator: Coordinator, unmoved: int) -> Result:
+def _run(plan: Plan, coordinator: Coordinator, past: Past, done: _Done) -> Result:
     assert plan.program is not None
-    cursor = coordinator.run(plan.sql, plan.program.parameters)
-    columns = [column[0] for column in cursor.description or ()]
-    rows = cursor.fetchall() if cursor.description is not None else []
-    (last,) = coordinator.run("SELECT last_insert_rowid()").fetchone()
-    lastrowid = None if last == unmoved else last
+    # A connection's last rowid is of some earlier statement unless this one inserts a row into a table with rowids.
+    unmoved = past.last_rowid if plan.program.past else _NO_ROWID
+    if not plan.program.past:
+        coordinator.run("CREATE TABLE IF NOT EXISTS temp._shardlite_none(x)")
+        coordinator.run("INSERT OR REPLACE INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
+    before = coordinator.connection.total_changes
+    lastrowid: int | None = None
+    try:
+        cursor = coordinator.run(plan.sql, plan.program.parameters)
+        columns = [column[0] for column in cursor.description or ()]
+        rows = cursor.fetchall() if cursor.description is not None else []
+    finally:
+        done.total += coordinator.connection.total_changes - before
+        done.changes, last = coordinator.run("SELECT changes(), last_insert_rowid()").fetchone()
+        if last != unmoved:
+            done.last_rowid = lastrowid = last
     return Result(columns, iter(rows), rowcount=cursor.rowcount, lastrowid=lastrowid, rows_moved=coordinator.rows_moved)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from shardlite.driver import sqlite3
-from shardlite.errors import InternalError
+from shardlite.errors import InternalError, StatementTimeoutError
 from shardlite.execute.bulk import Batch
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
+from shardlite.execute.deadline import Deadline
 from shardlite.execute.fan_out_write import AskOneFileError
 from shardlite.execute.past import Past
 from shardlite.execute.result import Result
@@ -20,7 +21,7 @@ from shardlite.sql.plan import Into, Plan
 _BATCH = 10_000
 
 
-def insert_query(database: Database, state: State, plan: Plan, past: Past, timeout_s: float | None) -> Result:
+def insert_query(database: Database, state: State, plan: Plan, past: Past, deadline: Deadline) -> Result:
     """Run an INSERT_QUERY as one transaction.
 
     Raises AskOneFileError, with nothing done, where the query or one of its rows fails: which failure one file meets
@@ -30,8 +31,9 @@ def insert_query(database: Database, state: State, plan: Plan, past: Past, timeo
     if into is None or program is None:
         raise InternalError("an INSERT of a query without its query")
     table = state.table(into.table)
-    with database.write_scope(state.layout.shard_ids, state, timeout_s=timeout_s) as scope:
-        coordinator = Coordinator(state, timeout_s)
+    with database.write_scope(state.layout.shard_ids, state, timeout_s=deadline.wait_s) as scope:
+        coordinator = Coordinator(state, deadline)
+        deadline.watch(list(scope.sessions.values()))
         try:
             shards = {shard: database.shards[shard] for shard in scope.sessions}
             coordinator.load(program.moves, shards, scope.sessions, locked=True)
@@ -39,11 +41,14 @@ def insert_query(database: Database, state: State, plan: Plan, past: Past, timeo
                 coordinator.run(sql)
             cursor = coordinator.run(plan.sql, program.parameters)
             count, total, lastrowid = _insert(database, state, scope, coordinator, cursor, into)
+            deadline.check()
+        except StatementTimeoutError:
+            raise
         except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
-            if "was interrupted" in str(error):
-                raise
+            deadline.explain(error)
             raise AskOneFileError(str(error)) from error
         finally:
+            deadline.release()  # a COMMIT isn't interrupted
             coordinator.close()
         if table.kind is not TableKind.SHARDED:
             lastrowid = _last_rowid(scope, table) if count else None

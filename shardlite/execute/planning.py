@@ -225,13 +225,18 @@ class PlanningConnection:
         with self._lock:
             self._connection.set_progress_handler(lambda: 1, _COLUMN_STEPS)
             try:
-                cursor = self._connection.execute(sql, _nothing(text))
-                names = tuple(column[0] for column in cursor.description or ())
-                cursor.close()
-            except (sqlite3.Error, sqlite3.Warning):
-                return ()
+                # A virtual table may refuse the NULLs that stand for parameters: with LIMIT 0 it isn't asked.
+                return self._names(sql, text) or self._names(f"{sql}\nLIMIT 0", text)
             finally:
                 self._connection.set_progress_handler(None, 0)
+
+    def _names(self, sql: str, text: Text) -> tuple[str, ...]:
+        try:
+            cursor = self._connection.execute(sql, _nothing(text))
+            names = tuple(column[0] for column in cursor.description or ())
+            cursor.close()
+        except (sqlite3.Error, sqlite3.Warning):
+            return ()
         return names
 
     def objects(self) -> list[SchemaObject]:

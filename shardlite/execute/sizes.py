@@ -11,6 +11,7 @@ from shardlite.names import quote
 from shardlite.router.table import Table
 
 _KEPT_S = 60.0
+_STAT1 = "SELECT max(CAST(stat AS INTEGER)) FROM main.sqlite_stat1 WHERE tbl = ? COLLATE NOCASE"
 _COUNTED = 100_000
 """Rows up to which a table without rowids is counted; beyond, it is taken to be that large."""
 
@@ -35,6 +36,9 @@ class Sizes:
     def _ask(self, table: Table) -> int:
         shards = self._db.shards if table.sharded else self._db.shards[:1]
         try:
+            analysed = self._analysed(table)
+            if analysed is not None:
+                return analysed
             if table.rowid_name is not None:
                 # Rowids are drawn from one sequence for all shards: the largest tells of all.
                 rowid = quote(table.rowid_name) if table.rowid_alias is not None else table.rowid_name
@@ -45,3 +49,15 @@ class Sizes:
             return sum(int(row[0]) for shard in shards if (row := shard.fetch_row(sql, ())) is not None)
         except (Error, sqlite3.Error, ValueError):
             return 0
+
+    def _analysed(self, table: Table) -> int | None:
+        """Return what ANALYZE counted; None where it has not run on every shard."""
+        counted = 0
+        for shard in self._db.shards if table.sharded else self._db.shards[:1]:
+            if shard.fetch_row("SELECT 1 FROM main.sqlite_schema WHERE name = 'sqlite_stat1'", ()) is None:
+                return None
+            row = shard.fetch_row(_STAT1, (table.name,))
+            if row is None or row[0] is None:
+                return None
+            counted += int(row[0])
+        return counted

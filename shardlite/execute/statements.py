@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from operator import itemgetter
 from typing import Any
 
-from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
-from shardlite.errors import IntegrityError, InternalError, OperationalError, ProgrammingError, RoutingError
+from shardlite.errors import (
+    IntegrityError,
+    InternalError,
+    OperationalError,
+    PoolExhaustedError,
+    ProgrammingError,
+    RoutingError,
+)
 from shardlite.execute.database import Database
+from shardlite.execute.deadline import Deadline
 from shardlite.execute.explained import explain
 from shardlite.execute.fan_out_write import AskOneFileError, fan_out_write
 from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
 from shardlite.execute.insert_query import insert_query
-from shardlite.execute.merge import merge_rows
 from shardlite.execute.past import Past
 from shardlite.execute.planning import has_conflict_clause, inserts
+from shardlite.execute.points import Points
 from shardlite.execute.result import Result
 from shardlite.execute.sizes import Sizes
 from shardlite.execute.state import State
-from shardlite.execute.writes import StaleEpochError, WriteScope
+from shardlite.execute.streams import read
+from shardlite.execute.writes import WriteScope
 from shardlite.names import fold
 from shardlite.router.sequences import Sequence as IdSequence
 from shardlite.router.table import Table
-from shardlite.shard.sqlite import SqliteShard
+from shardlite.shard.sqlite import shorten
 from shardlite.sql.create_as import select_of
 from shardlite.sql.facts import Schema
-from shardlite.sql.order import OrderSpec
 from shardlite.sql.plan import WITHOUT_STEPS, Plan, PlanKind
 from shardlite.sql.planner import Planner
 from shardlite.sql.tokens import tokenize
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
-SMALL = 1_000
-"""Rows up to which an answer is read at once, so that no connection is held."""
 _ATTEMPTS = 20
-_BY_ROWID = OrderSpec("", ("rowid",), (False,), ("BINARY",), by_rowid=True)
 
 
 class _IdsTakenError(Exception):
@@ -78,6 +79,7 @@ class StatementRunner:
         self._db = database
         self._sizes = Sizes(database)
         self._past = Past()
+        self.points = Points(database)
         self._planner: tuple[State, Planner] | None = None
 
     # -- planning ------------------------------------------------------------------------------------------------
@@ -117,11 +119,17 @@ class StatementRunner:
     # -- running -------------------------------------------------------------------------------------------------
 
     def execute(
-        self, sql: str, parameters: Parameters = (), *, key: Any = None, timeout_s: float | None = None
+        self,
+        sql: str,
+        parameters: Parameters = (),
+        *,
+        key: Any = None,
+        timeout_s: float | None = None,
+        max_rows: int | None = None,
     ) -> Result:
-        """Run one statement and return its Result."""
-
+        """Run one statement and return its Result; see ShardManager.execute."""
         self._db.close_abandoned()
+        deadline = Deadline(sql, timeout_s, self._db.timeout_s)
 
         def attempt() -> Result:
             state = self._db.current()
@@ -132,20 +140,29 @@ class StatementRunner:
                 return self._run_without_steps(state, plan)
             self._require_key(state, plan, key, parameters, sql)
             if plan.readonly:
-                return self._read(state, plan, timeout_s)
+                return self._read(state, sql, plan, deadline)
             if plan.kind is PlanKind.GATHER_WRITE:
-                return gather_write(self._db, state, [plan], self._past, timeout_s)
+                return gather_write(self._db, state, [plan], self._past, deadline)
             try:
                 if plan.kind is PlanKind.INSERT_QUERY:
-                    return insert_query(self._db, state, plan, self._past, timeout_s)
-                return self._write(state, plan, timeout_s)
+                    return insert_query(self._db, state, plan, self._past, deadline)
+                return self._write(state, plan, deadline)
             except AskOneFileError as error:
                 gathered = self._planner_of(state).gathered(sql, parameters, state.layout)
                 if gathered is None:
                     raise InternalError(f"a {plan.kind} that can't be gathered: {sql}") from error
-                return gather_write(self._db, state, [gathered], self._past, timeout_s)
+                return gather_write(self._db, state, [gathered], self._past, deadline)
 
-        return self._db.with_current(attempt)
+        try:
+            result = self._db.with_current(attempt)
+        except PoolExhaustedError as error:
+            error.add_note(f"while this was to run: {shorten(sql)}")
+            raise
+        except sqlite3.Error as error:
+            deadline.explain(error)
+            raise
+        result.max_rows = max_rows
+        return result
 
     def _run_without_steps(self, state: State, plan: Plan) -> Result:
         """Run what isn't sent to shards as it is: schema changes, PRAGMAs, maintenance."""
@@ -181,6 +198,7 @@ class StatementRunner:
             return Result(rowcount=0)
 
         drawing: list[Table] = []
+        deadline = Deadline(sql, None, self._db.timeout_s)
 
         def attempt() -> Result:
             state = self._db.current()
@@ -191,14 +209,14 @@ class StatementRunner:
                 if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
                 if plan.kind in (PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY):
-                    return self._gather_many(state, sql, sets)
+                    return self._gather_many(state, sql, sets, deadline)
                 if plan.insert is not None and plan.id_rows:
                     drawing[:] = [state.table(plan.insert.table)]
                 plans.append(self._with_ids(state, plan))
             try:
-                done = self._run_writes(state, plans, None)
+                done = self._run_writes(state, plans, deadline)
             except AskOneFileError:
-                return self._gather_many(state, sql, sets)
+                return self._gather_many(state, sql, sets, deadline)
             return Result(done.columns, rowcount=done.rowcount)
 
         for _ in range(_ATTEMPTS):
@@ -210,7 +228,7 @@ class StatementRunner:
                 self._require_own_fault(error, drawing)
         raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
 
-    def _gather_many(self, state: State, sql: str, sets: Sequence[Parameters]) -> Result:
+    def _gather_many(self, state: State, sql: str, sets: Sequence[Parameters], deadline: Deadline) -> Result:
         """Run all sets of parameters on the coordinator, some of which can't run otherwise."""
         planner = self._planner_of(state)
         plans = []
@@ -219,7 +237,7 @@ class StatementRunner:
             gathered = plan if plan.kind is PlanKind.GATHER_WRITE else planner.gathered(sql, parameters, state.layout)
             assert gathered is not None
             plans.append(gathered)
-        done = gather_write(self._db, state, plans, self._past, None)
+        done = gather_write(self._db, state, plans, self._past, deadline)
         return Result(done.columns, rowcount=done.rowcount)
 
     def _require_key(self, state: State, plan: Plan, key: Any, parameters: Parameters, sql: str) -> None:
@@ -235,44 +253,21 @@ class StatementRunner:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def _read(self, state: State, plan: Plan, timeout_s: float | None) -> Result:
+    def _read(self, state: State, sql: str, plan: Plan, deadline: Deadline) -> Result:
         if plan.program is not None:
-            return gather(self._db, state, plan, plan.program, self._past, timeout_s)
-        if len(plan.shards) == 1:
-            streams = self._open(plan, list(plan.shards), timeout_s)
-            streams.fill()
-            if not self._db.is_current(state):
-                streams.close()
-                raise StaleEpochError
-            skip = 1 if plan.merge_rowid else 0
-            rows = streams.rows(0)
-            return self._result(plan, streams, map(itemgetter(slice(skip, None)), rows) if skip else rows)
-        streams = self._open(plan, list(plan.shards), timeout_s)
-        streams.fill()
-        if not self._db.is_current(state):
-            streams.close()
-            raise StaleEpochError
-        parts = [streams.rows(index) for index in range(len(plan.shards))]
-        if plan.merge_rowid:
-            moved = [((*row[1:], row[0]) for row in part) for part in parts]
-            return self._result(plan, streams, merge_rows(moved, _BY_ROWID))
-        return self._result(plan, streams, chain.from_iterable(parts))
-
-    def _result(self, plan: Plan, streams: _Streams, rows: Iterator[tuple[Any, ...]]) -> Result:
-        names = streams.columns[1:] if plan.merge_rowid else streams.columns
-        return Result(names, rows, close=streams.close, abandon=streams.abandon)
-
-    def _open(self, plan: Plan, shard_ids: list[int], timeout_s: float | None) -> _Streams:
-        wait = self._db.timeout_s if timeout_s is None else timeout_s
-        return _Streams(self._db, [self._db.shards[shard] for shard in shard_ids], plan, wait)
+            return gather(self._db, state, plan, plan.program, self._past, deadline)
+        result = read(self._db, state, plan, deadline)
+        if plan.kind is PlanKind.ONE_SHARD:
+            self.points.learn(state, sql, self._planner_of(state).template(sql), result)
+        return result
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def _write(self, state: State, plan: Plan, timeout_s: float | None) -> Result:
+    def _write(self, state: State, plan: Plan, deadline: Deadline) -> Result:
         for _ in range(_ATTEMPTS):
             ready = self._with_ids(state, plan)
             try:
-                return self._run_writes(state, [ready], timeout_s)
+                return self._run_writes(state, [ready], deadline)
             except _IdsTakenError:
                 continue
             except IntegrityError as error:
@@ -300,32 +295,37 @@ class StatementRunner:
             return _Ready(plan, sequence, token, drawn)
         return _Ready(plan, None, token, drawn)
 
-    def _run_writes(self, state: State, ready: Sequence[_Ready], timeout_s: float | None) -> Result:
+    def _run_writes(self, state: State, ready: Sequence[_Ready], deadline: Deadline) -> Result:
         shards = {step.shard for one in ready for step in one.plan.steps}
         if any(map(_probes, ready)):
             shards = set(state.layout.shard_ids)
-        with self._db.write_scope(sorted(shards), state, timeout_s=timeout_s) as scope:
+        with self._db.write_scope(sorted(shards), state, timeout_s=deadline.wait_s) as scope:
             if any(one.sequence is not None and not one.sequence.is_current(one.token) for one in ready):
                 raise _IdsTakenError
             results = []
             total = 0
-            for one in ready:
-                if _probes(one) and one.plan.insert is not None:
-                    # Right before its rows: an earlier set of parameters may have brought the same id to another shard.
-                    table = state.table(one.plan.insert.table)
-                    self._db.require_new_ids(scope, table, list(one.plan.explicit_ids), one.drawn)
-                before = sum(session.total_changes for session in scope.sessions.values())
-                results.append(self._run_steps(state, scope, one.plan))
-                changed = sum(session.total_changes for session in scope.sessions.values()) - before
-                total += changed // len(scope.sessions) if one.plan.kind is PlanKind.EVERY_SHARD else changed
+            deadline.watch(list(scope.sessions.values()))
+            try:
+                for one in ready:
+                    if _probes(one) and one.plan.insert is not None:
+                        # Right before its rows: an earlier set of parameters may have brought the id to another shard.
+                        table = state.table(one.plan.insert.table)
+                        self._db.require_new_ids(scope, table, list(one.plan.explicit_ids), one.drawn)
+                    before = sum(session.total_changes for session in scope.sessions.values())
+                    results.append(self._run_steps(state, scope, one.plan, deadline))
+                    changed = sum(session.total_changes for session in scope.sessions.values()) - before
+                    total += changed // len(scope.sessions) if one.plan.kind is PlanKind.EVERY_SHARD else changed
+                deadline.check()
+            finally:
+                deadline.release()  # a COMMIT isn't interrupted
         self._past.note(results[-1].rowcount, total, results[-1].lastrowid)
         if len(results) == 1:
             return results[0]
         return Result(results[0].columns, rowcount=sum(result.rowcount for result in results))
 
-    def _run_steps(self, state: State, scope: WriteScope, plan: Plan) -> Result:
+    def _run_steps(self, state: State, scope: WriteScope, plan: Plan, deadline: Deadline) -> Result:
         if plan.kind is PlanKind.FAN_OUT_WRITE:
-            return fan_out_write(scope, plan)
+            return fan_out_write(scope, plan, deadline)
         # A connection's last rowid is of some earlier statement unless this one inserts into a table with rowids.
         inserting = plan.insert is not None or any(inserts(step.sql) for step in plan.steps)
         inserting = inserting and not any(has_conflict_clause(step.sql) for step in plan.steps)
@@ -348,75 +348,3 @@ class StatementRunner:
         if plan.kind is PlanKind.EVERY_SHARD:
             counts, rows = counts[:1], rows[: len(rows) // max(1, len(plan.steps))]
         return Result(columns, iter(rows), rowcount=sum(counts), lastrowid=lastrowid)
-
-
-class _Streams:
-    """The open cursors of one query, a connection for each, until all rows are read or the result is closed.
-
-    Shards are read one after the other unless a merge needs them side by side; rows come in batches, so that the
-    interpreter lock isn't handed to and fro per row.
-    """
-
-    _BATCH = 500
-
-    def __init__(self, database: Database, shards: Sequence[SqliteShard], plan: Plan, timeout_s: float) -> None:
-        self.columns: Sequence[str] = ()
-        self._shards = shards
-        self._plan = plan
-        self._database = database
-        self._connections: list[Connection] = []
-        self._stack = ExitStack()
-        self._cursors: list[Any] = []
-        self._heads: list[list[tuple[Any, ...]]] = []
-        pools = [shard.pool for shard in shards]
-        if len(shards) == 1:
-            conn = pools[0].acquire(timeout_s)
-            self._stack.callback(pools[0].release, conn)
-            self._connections = [conn]
-        else:
-            self._connections = database.budget.acquire_all(pools, timeout_s)
-            self._stack.callback(database.budget.release_all, pools, self._connections)
-
-    def fill(self) -> None:
-        """Run the statement everywhere and read the first rows; a small answer ends here."""
-        try:
-            for shard, conn in zip(self._shards, self._connections, strict=True):
-                try:
-                    cursor = conn.stream(self._plan.sql, self._plan.parameters)
-                    self.columns = [column[0] for column in cursor.description or ()]
-                    self._cursors.append(cursor)
-                    self._heads.append(cursor.fetchmany(SMALL))
-                except sqlite3.Error as error:
-                    shard.fail(error, self._plan.sql)
-        except BaseException:
-            self.close()
-            raise
-        if all(len(head) < SMALL for head in self._heads):
-            self.close()
-
-    def rows(self, index: int) -> Iterator[tuple[Any, ...]]:
-        yield from self._heads[index]
-        if len(self._heads[index]) < SMALL:
-            return
-        shard, cursor = self._shards[index], self._cursors[index]
-        while True:
-            try:
-                batch = cursor.fetchmany(self._BATCH)
-            except sqlite3.Error as error:
-                shard.fail(error, self._plan.sql)
-            if not batch:
-                return
-            yield from batch
-
-    def abandon(self) -> None:
-        """Close from a finaliser, which may run at any line of this thread, also inside a lock that closing takes."""
-        if any(shard.pool.is_locked for shard in self._shards) or self._database.budget.is_locked:
-            self._database.abandoned.append(self.close)
-        else:
-            self.close()
-
-    def close(self) -> None:
-        for cursor in self._cursors:
-            cursor.close()
-        self._cursors = []
-        self._stack.close()

@@ -38,10 +38,10 @@ def _real_error(error: sqlite3.Error) -> BaseException:
 class SqliteShard:
     """One shard file behind its pool. See ``Shard`` for what each method promises.
 
-    The two reads are written out: a call more would be a share of a point SELECT that can be measured.
+    The reads are written out: a call more would be a share of a point SELECT that can be measured.
     """
 
-    __slots__ = ("_all", "_gate", "_row", "_write", "id", "name", "pool", "timeout_s")
+    __slots__ = ("_all", "_gate", "_row", "_some", "_write", "id", "name", "pool", "timeout_s")
 
     def __init__(self, shard_id: int, pool: ConnectionPool, timeout_s: float) -> None:
         self.timeout_s = timeout_s
@@ -51,6 +51,7 @@ class SqliteShard:
         self._gate = pool.gate
         self._row = pool.express_row
         self._all = pool.express_all
+        self._some = pool.express_some
         self._write = pool.express_write
 
     def fetch_row(self, sql: str, params: Parameters, timeout_s: float | None = None) -> tuple[Any, ...] | None:
@@ -72,6 +73,17 @@ class SqliteShard:
         except _UNBINDABLE as error:
             self.fail_value(error, sql)
         return self._retry(self._all, sql, params, began + (self.timeout_s if timeout_s is None else timeout_s))
+
+    def fetch_some(self, sql: str, params: Parameters, timeout_s: float | None = None) -> list[tuple[Any, ...]] | None:
+        """Run one statement that reads and return all its rows; None where they are too many to be held."""
+        began = monotonic()
+        try:
+            return self._some(sql, params, timeout_s)
+        except sqlite3.Error as error:
+            self._fail_unless_busy(error, sql)
+        except _UNBINDABLE as error:
+            self.fail_value(error, sql)
+        return self._retry(self._some, sql, params, began + (self.timeout_s if timeout_s is None else timeout_s))
 
     def write_once(self, sql: str, params: Parameters, timeout_s: float | None = None) -> tuple[int, int | None]:
         """Run one statement that writes, alone in its transaction. Return (rows changed, last rowid).

@@ -82,6 +82,8 @@ class Texts(NamedTuple):
     final_limit: str
     width: int
     """How many columns lie between the two."""
+    may_overflow: bool = False
+    """Parts may not add up in 64 bits, or not tell what they stand for: "integer overflow" says so."""
 
 
 PART = "_shardlite_part"
@@ -243,7 +245,7 @@ class Sources:
     def __init__(self, text: Text, core: Core, references: Sequence[Reference]) -> None:
         self._tokens = text.tokens
         self.references = tuple(references)
-        self._using: dict[str, list[frozenset[str]]] = {}
+        self._units: dict[tuple[Span, bool], list[Unit]] = {}
         if core.nested or len(core.items) != len(references):
             raise Unsure("a nested join")
         self._merged = [frozenset(item.using) for item in core.items]
@@ -307,8 +309,17 @@ class Sources:
             return None
         return Found(reference.alias, fold(column.name), column.affinity, column.collation.upper(), reference)
 
-    def units(self, span: Span) -> list[Unit]:
-        """Cut an expression into names and other tokens. Unsure where it holds a query or a window."""
+    def units(self, span: Span, *, strangers: bool = False) -> list[Unit]:
+        """Cut an expression into names and other tokens. Unsure where it holds a query or a window.
+
+        ``strangers``: columns of the queries around this one may stand in it.
+        """
+        known = self._units.get((span, strangers))
+        if known is None:
+            known = self._units[span, strangers] = self._cut(span, strangers)
+        return known
+
+    def _cut(self, span: Span, strangers: bool) -> list[Unit]:
         tokens = self._tokens
         units: list[Unit] = []
         position = span.start
@@ -339,11 +350,12 @@ class Sources:
             while end + 1 < span.end and tokens[end].key == ".":
                 path.append(tokens[end + 1].name or "")
                 end += 2
-            found = self.find(path)
+            known = not strangers or len(path) == 1 or any(r.alias == path[-2] for r in self.references)
+            found = self.find(path) if known else None
             if found is not None:
                 units.append(Unit(("column", found.alias, found.column), position, end, found))
-            elif len(path) == 1:
-                units.append(Unit(("name", path[0]), position, end, None, path[0]))
+            elif len(path) == 1 or strangers:
+                units.append(Unit(("name", *path), position, end, None, path[-1]))
             else:
                 raise Unsure(".".join(path))
             position = end
@@ -360,6 +372,8 @@ class Sources:
 
     def collation(self, span: Span) -> str:
         """Return the collation by which an expression's values are compared. Unsure for one that isn't SQLite's own."""
+        if self._is_window(span):
+            return "BINARY"
         units = self.units(stripped(self._tokens, span))
         stated = {str(unit.key[1]).upper() for unit in units if unit.key[0] == "collation"}
         if len(stated) > 1 or any(unit.name for unit in units):
@@ -379,6 +393,24 @@ class Sources:
         if collation not in ("BINARY", "NOCASE", "RTRIM"):
             raise Unsure(f"the collation {collation}")
         return collation
+
+    def _is_window(self, span: Span) -> bool:
+        """Tell whether an expression is a window function and nothing else, without any collation."""
+        tokens = self._tokens
+        inner = tokens[span.start : span.end]
+        at = span.start + 1
+        if not any(token.key == "OVER" for token in inner) or any(
+            token.key in ("COLLATE", "SELECT") for token in inner
+        ):
+            return False
+        if at >= span.end or tokens[at].key != "(":
+            return False
+        at = closing(tokens, at) + 1
+        if at < span.end and tokens[at].key == "FILTER":
+            at = closing(tokens, at + 1) + 1
+        if at + 1 >= span.end or tokens[at].key != "OVER":
+            return False
+        return (closing(tokens, at + 1) if tokens[at + 1].key == "(" else at + 1) == span.end - 1
 
     def require_columns(self, span: Span) -> None:
         """Raise Unsure where a name isn't a column of the sources: an alias, or a string in double quotes."""

@@ -308,3 +308,20 @@ def conjuncts(tokens: Sequence[Token], span: Span) -> list[Span]:
     if len(parts) == 1:
         return parts
     return [inner for part in parts for inner in conjuncts(tokens, part)]
+
+
+def disjuncts(tokens: Sequence[Token], span: Span) -> list[Span]:
+    """Split a condition at the ORs that join it as a whole, parentheses around all of it opened."""
+    start, end = span
+    while end - start >= 2 and tokens[start].key == "(" and closing(tokens, start) == end - 1:
+        start, end = start + 1, end - 1
+    parts: list[Span] = []
+    begin, cases = start, 0
+    for position in _top(tokens, Span(start, end)):
+        key = tokens[position].key
+        cases += (key == "CASE") - (key == "END")
+        if key == "OR" and cases == 0:
+            parts.append(Span(begin, position))
+            begin = position + 1
+    parts.append(Span(begin, end))
+    return parts

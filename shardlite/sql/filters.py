@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from shardlite.names import quote
 from shardlite.router.table import Table
-from shardlite.sql.cores import Core, Item, Span, conjuncts
+from shardlite.sql.cores import Core, Item, Span, conjuncts, disjuncts
 from shardlite.sql.functions import SCALAR
 from shardlite.sql.tokens import Text, Token, TokenKind, words
 
@@ -49,7 +49,7 @@ def mentions_of(texts: Sequence[tuple[Text, Sequence[Core]]], tables: Mapping[st
                 if item.name in tables:
                     found.setdefault(item.name, []).append((text, core, item))
     return {
-        name: places for name, places in found.items() if len(places) == sum(_times_named(t, name) for t, _ in texts)
+        name: places for name, places in found.items() if len(places) == sum(times_named(t, name) for t, _ in texts)
     }
 
 
@@ -72,7 +72,7 @@ def any_of(conditions: Sequence[str]) -> str:
     return " OR ".join(f"({condition})" for condition in dict.fromkeys(conditions))
 
 
-def _times_named(text: Text, name: str) -> int:
+def times_named(text: Text, name: str) -> int:
     """Count the tokens that may name the table, its use before a dot (``t.a``) left out."""
     tokens = text.tokens
     count = 0
@@ -110,8 +110,28 @@ def conditions_of(
         spans += conjuncts(text.tokens, item.on)
     if core.where is not None and item.join != "left":
         spans += conjuncts(text.tokens, core.where)
-    texts = (condition_text(text, span, core, item, tables, registered) for span in spans)
+    texts = (_implied(text, span, core, item, tables, registered) for span in spans)
     return [found for found in texts if found is not None]
+
+
+def _implied(
+    text: Text, span: Span, core: Core, item: Item, tables: Mapping[str, Table], registered: frozenset[str]
+) -> str | None:
+    """Return what a condition says of one source: itself, or of alternatives what each says of it."""
+    whole = condition_text(text, span, core, item, tables, registered)
+    if whole is not None:
+        return whole
+    parts = disjuncts(text.tokens, span)
+    if len(parts) < 2:
+        return None
+    said = []
+    for part in parts:
+        inner = [_implied(text, each, core, item, tables, registered) for each in conjuncts(text.tokens, part)]
+        known = [f"({each})" for each in inner if each is not None]
+        if not known:
+            return None
+        said.append(" AND ".join(known))
+    return any_of(said)
 
 
 def condition_text(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shardlite.names import fold
 from shardlite.router.table import Column, Table
-from shardlite.sql.cores import Core, Item, Span, conjuncts
+from shardlite.sql.cores import COMPOUNDS, Core, Item, Span, conjuncts, disjuncts
 from shardlite.sql.tokens import Text, Token, TokenKind, closing
 
 ROWIDS = frozenset(("rowid", "_rowid_", "oid"))
@@ -24,10 +24,16 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Two columns of one affinity and collation that must be equal for a row of the result."""
+    """Two columns of one affinity and collation that must be equal for a row of the result.
+
+    ``into``: the right one is the result of a subquery (``left IN (SELECT right ...)``); ``plain``: no grouping and no
+    LIMIT of it depends on rows that the left one doesn't ask for.
+    """
 
     left: Mention
     right: Mention
+    into: bool = False
+    plain: bool = True
 
 
 def column_at(tokens: Sequence[Token], span: Span, core: Core, tables: Mapping[str, Table]) -> Mention | None:
@@ -80,19 +86,65 @@ def _pick(core: Core, item: Item, name: str, tables: Mapping[str, Table]) -> Men
     return None if column is None else Mention(core, item, column)
 
 
-def edges_of(text: Text, core: Core, tables: Mapping[str, Table]) -> list[tuple[Edge, Item | None]]:
+def edges_of(
+    text: Text, core: Core, cores: Sequence[Core], tables: Mapping[str, Table]
+) -> list[tuple[Edge, Item | None]]:
     """Return the equalities of columns in a SELECT's WHERE (item None) and in its joins' ON (with the join's item)."""
     found: list[tuple[Edge, Item | None]] = []
     places: list[tuple[Span, Item | None]] = [] if core.where is None else [(core.where, None)]
     places += [(item.on, item) for item in core.items if item.on is not None]
     for place, item in places:
         for span in conjuncts(text.tokens, place):
-            edge = _equality(text.tokens, span, core, tables)
-            if edge is not None:
-                found.append((edge, item))
+            found += [(edge, item) for edge in _edges_in(text.tokens, span, core, cores, tables)]
     for item in core.items:
         found += [(edge, item) for edge in _using(core, item, tables)]
     return found
+
+
+def _edges_in(
+    tokens: Sequence[Token], span: Span, core: Core, cores: Sequence[Core], tables: Mapping[str, Table]
+) -> list[Edge]:
+    """Return the equality that a condition is, or those that all its alternatives have."""
+    edge = _equality(tokens, span, core, tables) or _membership(tokens, span, core, cores, tables)
+    if edge is not None:
+        return [edge]
+    parts = disjuncts(tokens, span)
+    if len(parts) < 2:
+        return []
+    found = [
+        [edge for each in conjuncts(tokens, part) for edge in _edges_in(tokens, each, core, cores, tables)]
+        for part in parts
+    ]
+    return [edge for edge in found[0] if all(any(_same(edge, other) for other in others) for others in found[1:])]
+
+
+def _same(one: Edge, other: Edge) -> bool:
+    return _place(one.left) == _place(other.left) and _place(one.right) == _place(other.right) and not other.into
+
+
+def _place(mention: Mention) -> tuple[int, str, str]:
+    return id(mention.core), mention.item.alias, mention.column.name
+
+
+def _membership(
+    tokens: Sequence[Token], span: Span, core: Core, cores: Sequence[Core], tables: Mapping[str, Table]
+) -> Edge | None:
+    """Return the edge of ``column IN (SELECT column FROM ...)``."""
+    at = next((p for p in range(span.start, span.end) if tokens[p].key == "IN"), None)
+    if at is None or at + 2 >= span.end or tokens[at + 1].key != "(" or closing(tokens, at + 1) != span.end - 1:
+        return None
+    inner = next((each for each in cores if each.span.start == at + 2), None)
+    if inner is None or inner.nested or inner.outer_joins:
+        return None
+    left = column_at(tokens, Span(span.start, at), core, tables)
+    right = column_at(tokens, inner.columns, inner, tables)
+    if left is None or right is None or right.core is not inner or not alike(left.column, right.column):
+        return None
+    after = tokens[inner.span.end].key
+    if after in COMPOUNDS:
+        return None
+    plain = after == ")" and inner.group is None and inner.having is None
+    return Edge(left, right, True, plain)
 
 
 def _equality(tokens: Sequence[Token], span: Span, core: Core, tables: Mapping[str, Table]) -> Edge | None:
@@ -137,3 +189,41 @@ def cte_names(text: Text) -> frozenset[str]:
         if at + 1 < len(tokens) and tokens[at].key == "AS" and tokens[at + 1].key in ("(", "MATERIALIZED", "NOT"):
             found.add(tokens[position].name or "")
     return frozenset(found)
+
+
+def is_exists(text: Text, core: Core) -> bool:
+    """Tell whether a SELECT stands in EXISTS (...): what it selects doesn't matter."""
+    tokens, at = text.tokens, core.span.start
+    return at >= 2 and tokens[at - 1].key == "(" and tokens[at - 2].key == "EXISTS"
+
+
+def only_asks(text: Text, core: Core) -> bool:
+    """Tell whether a SELECT of one table is only asked whether it has rows, or a value among them."""
+    tokens = text.tokens
+    at, end = core.span
+    if len(core.items) != 1 or core.nested or core.group is not None or core.having is not None:
+        return False
+    if end >= len(tokens) or tokens[end].key != ")" or at < 2 or tokens[at - 1].key != "(":
+        return False
+    if tokens[at - 2].key == "EXISTS":
+        return not any(token.key == "(" for token in tokens[core.columns.start : core.columns.end])
+    return tokens[at - 2].key == "IN" and not any(
+        token.key == "(" for token in tokens[core.columns.start : core.columns.end]
+    )
+
+
+def stars_matter(text: Text, cores: Sequence[Core]) -> bool:
+    """Tell whether columns are looked at that the text doesn't name: by ``*`` or ``t.*``, or by ``x IN t``.
+
+    Not those of EXISTS (SELECT * ...), which nobody looks at.
+    """
+    tokens = text.tokens
+    asked = [core.columns for core in cores if is_exists(text, core)]
+    for position, token in enumerate(tokens):
+        if token.key == "IN" and tokens[position + 1].key != "(":
+            return True
+        if token.key != "*" or position == 0 or any(span.start <= position < span.end for span in asked):
+            continue
+        if tokens[position - 1].key in ("SELECT", "DISTINCT", "ALL", ",", ".", "RETURNING"):
+            return True
+    return False

@@ -37,6 +37,8 @@ class PlanKind(StrEnum):
     """Under all shards' locks a query is answered as by a gather; its rows then go to the shards of their keys."""
     PUSH_DOWN = "push-down"
     """Every shard does its part; the coordinator puts the parts together with ``sql``."""
+    BROADCAST = "broadcast"
+    """As a push-down, after the rows needed of the smaller tables were sent to every shard."""
     GATHER = "gather"
     """The rows that the statement needs are brought to the coordinator, where the text runs as written."""
     GATHER_WRITE = "gather and write"

@@ -11,8 +11,10 @@ from shardlite.router.table import Table
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
+from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.gather import asks_past, gather
 from shardlite.sql.rules.push_down import push_down
+from shardlite.sql.rules.visit_home import visit_home
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template, WithFallback
 from shardlite.sql.tokens import tokenize
@@ -73,7 +75,8 @@ class Planner:
                 break
             if template is not None:
                 return template if prepared.readonly else WithFallback(template, partial(gather, statement))
-        template = (None if asks_past(statement) else push_down(statement)) or gather(statement, why)
+        template = None if asks_past(statement) else _pushed(statement)
+        template = template or gather(statement, why)
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")
         return template
@@ -100,6 +103,11 @@ _EXPLAINED_IN_PARTS = frozenset(
         *(PlanKind.PUSH_DOWN, PlanKind.GATHER, PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY),
     )
 )
+
+
+def _pushed(statement: Statement) -> Template | None:
+    """Try the rules that let the shards do a query's work."""
+    return push_down(statement) or broadcast(statement) or visit_home(statement)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.cores import Core, Item
 from shardlite.sql.filters import any_of, conditions_of, mentions_of
-from shardlite.sql.names_in import Edge, Mention, edges_of
+from shardlite.sql.names_in import Edge, Mention, edges_of, only_asks
 from shardlite.sql.pins import colocated
 from shardlite.sql.tokens import Text
 
 SHARED = "_shardlite_shared"
 """The schema name under which the shared database is attached."""
 _SELECTIVITY = 0.2
-_MOST_SHARED_ROWS = 300_000
+MOST_SHARED_ROWS = 300_000
 """Rows up to which a table may stand in the shared database, which is held in memory."""
 
 
@@ -34,6 +34,8 @@ class Needed:
     condition: str = ""
     rows: float = 0.0
     """An estimate."""
+    distinct: bool = False
+    """It is only asked whether such rows are there: rows that are equal in the columns wanted count once."""
     shared: bool = False
     level: int = 0
     uses: set[str] = field(default_factory=set)
@@ -60,12 +62,15 @@ class Reduction:
         tables that have to stand in the coordinator's own database, where a view or ``main.t`` looks for them.
         """
         self._unshared = unshared
+        self._tables = tables
         self._places = {name: at for name, at in mentions_of(texts, tables).items() if name not in closed}
         self._own = {
             name: [conditions_of(text, core, item, tables, registered) for text, core, item in places]
             for name, places in self._places.items()
         }
-        self._edges = [found for text, cores in texts for core in cores for found in edges_of(text, core, tables)]
+        self._edges = [
+            found for text, cores in texts for core in cores for found in edges_of(text, core, cores, tables)
+        ]
         self.needed: dict[str, Needed] = {}
         self._rows = rows
         todo = sorted(wanted, key=lambda table: (self._estimate(table), fold(table.name)))
@@ -82,6 +87,7 @@ class Reduction:
     def _settle(self, table: Table) -> None:
         name = fold(table.name)
         made = self.needed[name] = Needed(table, rows=self._estimate(table))
+        made.distinct = name in self._places and all(only_asks(text, core) for text, core, _ in self._places[name])
         places = self._places.get(name)
         if not places or (table.kind is not TableKind.SHARDED and table.kind is not TableKind.SINGLE):
             made.condition = self._own_condition(name)
@@ -124,7 +130,10 @@ class Reduction:
     @staticmethod
     def _sides(edge: Edge, core: Core, item: Item) -> tuple[Mention | None, Mention | None]:
         for mine, other in ((edge.left, edge.right), (edge.right, edge.left)):
-            if mine.core is core and mine.item is item and not _is_inside(other.core, core):
+            if mine.core is not core or mine.item is not item or not (edge.plain or mine is edge.left):
+                continue
+            # What stands inside says nothing of the rows around it, but for a subquery in which they must be found.
+            if edge.into or not _is_inside(other.core, core):
                 return mine, other
         return None, None
 
@@ -138,10 +147,20 @@ class Reduction:
         if there.table.kind is TableKind.REFERENCE or _share_a_shard(table, mine, there.table, other):
             made.uses |= there.uses
             return f"{column} IN (SELECT {theirs} FROM main.{name} WHERE {there.condition})"
-        if there.rows > _MOST_SHARED_ROWS or other.item.name in self._unshared:
+        if there.rows > MOST_SHARED_ROWS or other.item.name in self._unshared:
             return None
         made.uses.add(other.item.name)
         return f"{column} IN (SELECT {theirs} FROM {SHARED}.{name})"
+
+    def local_joins(self) -> list[tuple[str, str]]:
+        """Return the pairs of tables (folded names) that are somewhere joined on equal keys, which share a shard."""
+        found = []
+        for edge, _ in self._edges:
+            left, right = edge.left, edge.right
+            one, other = self._tables.get(left.item.name), self._tables.get(right.item.name)
+            if one is not None and other is not None and _share_a_shard(one, left, other, right):
+                found.append((left.item.name, right.item.name))
+        return found
 
     def _mark_shared(self) -> None:
         """Say which tables go to the shared database, and in which order."""

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from shardlite.names import quote
 from shardlite.sql.clauses import PART, Select, Sources, Texts, Unsure, part_column, render, stripped
 from shardlite.sql.cores import Span
+from shardlite.sql.expressions import BUILT_IN_COLLATIONS
+from shardlite.sql.order import tie_break
 from shardlite.sql.tokens import TokenKind
 
 _LARGE = 1 << 62
@@ -33,12 +35,12 @@ class SortedRows:
         select, core, text = self._select, self._select.core, self._text
         distinct = core.distinct
         order = [self._order(*term) for term in select.order]
-        tie = "" if distinct or core.group is not None else self._rowid()
+        ties = [] if distinct or core.group is not None else self._ties()
         shard_order = [f"{render(text, span)} {direction}".rstrip() for span, direction in select.order]
-        if tie:
-            order.append(self._hide(tie))
+        for sql, collation in ties:
+            order.append(f"{self._hide(sql)} COLLATE {collation}")
             if shard_order:
-                shard_order.append(tie)
+                shard_order.append(sql)
         collations = self._output_collations() if distinct else [""] * len(self._names)
         sql = "SELECT DISTINCT " if distinct else "SELECT "
         sql += ", ".join([render(text, core.columns), *self._hidden])
@@ -47,7 +49,7 @@ class SortedRows:
         if select.limit is not None:
             if shard_order:
                 sql += f" ORDER BY {', '.join(shard_order)}"
-            limit = f" LIMIT {self._shard_limit()}"
+            limit = f" LIMIT {shard_limit(select)}"
         width = len(self._names) + len(self._hidden)
         shown = ", ".join(f"{part_column(i)} AS {quote(name)}" for i, name in enumerate(self._names))
         final = f"SELECT {'DISTINCT ' if distinct else ''}{shown} FROM {PART}"
@@ -99,14 +101,20 @@ class SortedRows:
             self._hidden.append(sql)
         return part_column(len(self._names) + self._hidden.index(sql))
 
-    def _rowid(self) -> str:
-        """Return the rowid by which ties come as one file's scan gives them; "" where there isn't one."""
+    def _ties(self) -> list[tuple[str, str]]:
+        """Return what ties are ordered by, so that they come as one file's scan gives them, with its collations."""
         references = self._sources.references
         table = references[0].table if len(references) == 1 else None
-        if table is None or table.virtual or table.rowid_name is None:
-            return ""
-        rowid = quote(table.rowid_name) if table.rowid_alias is not None else table.rowid_name
-        return f"{quote(references[0].alias_text)}.{rowid}"
+        if table is None or table.virtual or not references[0].name:
+            return []
+        alias = quote(references[0].alias_text)
+        if not table.without_rowid and table.rowid_alias is None:
+            return [(f"{alias}.{table.rowid_name}", "BINARY")] if table.rowid_name is not None else []
+        return [
+            (f"{alias}.{quote(name)}", collation)
+            for name, collation in tie_break(table)
+            if collation.upper() in BUILT_IN_COLLATIONS
+        ]
 
     # -- order and limit -------------------------------------------------------------------------------------------
 
@@ -181,18 +189,18 @@ class SortedRows:
         except Unsure:
             return None
 
-    def _shard_limit(self) -> str:
-        """Return the LIMIT of each shard: the rows that OFFSET leaves out come too."""
-        select = self._select
-        if select.limit is None:
-            raise Unsure("no LIMIT")
-        limit = render(self._text, select.limit)
-        if select.offset is None:
-            return limit
-        offset = render(self._text, select.offset)
-        if limit.isdigit() and offset.isdigit() and len(limit) < 18 and len(offset) < 18:
-            return str(int(limit) + int(offset))
-        return (
-            f"CASE WHEN ({limit}) < 0 OR ({limit}) > {_LARGE} OR ({offset}) > {_LARGE} THEN -1 "
-            f"ELSE ({limit}) + max(({offset}), 0) END"
-        )
+
+def shard_limit(select: Select) -> str:
+    """Return the LIMIT of each shard: the rows that OFFSET leaves out come too."""
+    if select.limit is None:
+        raise Unsure("no LIMIT")
+    limit = render(select.text, select.limit)
+    if select.offset is None:
+        return limit
+    offset = render(select.text, select.offset)
+    if limit.isdigit() and offset.isdigit() and len(limit) < 18 and len(offset) < 18:
+        return str(int(limit) + int(offset))
+    return (
+        f"CASE WHEN ({limit}) < 0 OR ({limit}) > {_LARGE} OR ({offset}) > {_LARGE} THEN -1 "
+        f"ELSE ({limit}) + max(({offset}), 0) END"
+    )

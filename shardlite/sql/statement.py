@@ -10,6 +10,7 @@ from shardlite.names import fold
 from shardlite.router.table import Column, Table, TableKind
 from shardlite.sql.cores import Core, cores_of
 from shardlite.sql.facts import Prepared, Schema, StatementKind
+from shardlite.sql.names_in import cte_names
 from shardlite.sql.parse import Parsed, parse
 from shardlite.sql.tokens import Text, TokenKind, closing, tokenize
 
@@ -69,13 +70,13 @@ class Statement:
 
     @cached_property
     def named(self) -> frozenset[str]:
-        """Tables and views that stand in a FROM, in its views too, and names of common table expressions among them.
+        """Tables and views that stand in a FROM, in its views too.
 
         SQLite doesn't report a table of which nothing is read but what USING compares, nor what INSERT INTO t SELECT *
         FROM u transfers as a whole.
         """
         found: set[str] = set()
-        todo = {item.name for core in self.cores for item in core.items}
+        todo = {item.name for core in self.cores for item in core.items} - cte_names(self.text)
         todo |= {access.via for access in self.prepared.reads | self.prepared.writes}
         while todo:
             name = todo.pop()
@@ -83,7 +84,8 @@ class Statement:
                 continue
             found.add(name)
             if name in self.schema.views:
-                todo |= {item.name for core in cores_of(tokenize(self.schema.views[name])) for item in core.items}
+                text = tokenize(self.schema.views[name])
+                todo |= {item.name for core in cores_of(text) for item in core.items} - cte_names(text)
         return frozenset(found)
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 from shardlite.errors import NotSupportedError
@@ -299,7 +299,8 @@ class WithFallback:
 class PushedDown:
     """A query that each shard answers for its own rows (``part``) and the coordinator puts together by ``sql``.
 
-    ``otherwise`` is the plan for the rare rows whose parts can't be put together: an integer sum beyond 64 bits.
+    ``otherwise`` is the plan for the rare rows whose parts can't be put together: an integer sum beyond 64 bits. None
+    where that can't happen.
     """
 
     sql: str
@@ -307,25 +308,28 @@ class PushedDown:
     part: Source
     reason: str
     tables: tuple[str, ...]
-    otherwise: Gathered
+    otherwise: Gathered | None
+    shared: tuple[Source, ...] = ()
+    """What the shards have to see of other tables."""
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
         move = self.part.bind(self.text, values, parameters, layout)
-        if len(move.shards) == 1:
+        if len(move.shards) == 1 and not self.shared:
             whole = FannedOut(self.text.sql, False, "all its rows are on one shard", self.tables, self.text)
             return whole.over(move.shards, parameters)
+        bound = [(one.level, one.bind(self.text, values, parameters, layout)) for one in self.shared]
         return Plan(
-            PlanKind.PUSH_DOWN,
+            PlanKind.BROADCAST if bound else PlanKind.PUSH_DOWN,
             self.sql,
             parameters,
-            move.shards,
+            tuple(sorted({*move.shards, *(shard for _, sent in bound for shard in sent.shards)})),
             True,
             self.reason,
             self.tables,
             returns_rows=True,
-            program=Program((move,), (), parameters_for(self.sql, self.text, parameters)),
-            on_overflow=lambda: self.otherwise.bind(parameters, layout),
+            program=Program((move,), (), parameters_for(self.sql, self.text, parameters), shared=stages_of(bound)),
+            on_overflow=None if self.otherwise is None else partial(self.otherwise.bind, parameters, layout),
         )
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:

@@ -8,7 +8,7 @@ mean the same; the value was stored by that type before, so it isn't converted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shardlite.names import quote
 from shardlite.router.keys import Affinity
@@ -27,11 +27,15 @@ from shardlite.sql.clauses import (
 )
 from shardlite.sql.cores import Span
 from shardlite.sql.functions import SCALAR
+from shardlite.sql.locality import holds_key
 from shardlite.sql.tokens import TokenKind, closing
 
 COMBINED = frozenset(("count", "sum", "total", "avg", "min", "max"))
 """The aggregates that can be put together from parts."""
 _TYPES = {Affinity.INTEGER: "INT", Affinity.TEXT: "TEXT", Affinity.REAL: "REAL", Affinity.NUMERIC: "NUMERIC"}
+
+
+_ARITHMETIC = frozenset(("operator", text) for text in "+-*()")
 
 
 class TwoPhase:
@@ -50,6 +54,9 @@ class TwoPhase:
         """Arguments of DISTINCT aggregates: the shards group by them too."""
         self._groups: list[tuple[tuple[object, ...], Span, str]] = []
         self._called = False
+        self._sums = False
+        self._summed = self._find_sums([output.span for output in select.outputs])
+        self._counts_keys = self._only_keys_are_distinct()
         if any(output.star for output in select.outputs):
             raise Unsure("* beside an aggregate")
 
@@ -62,7 +69,7 @@ class TwoPhase:
         terms = [self._group_term(span) for span in select.group]
         group = [render(self._text, span) for span in terms]
         columns = [f"{self._value(output.span)} AS {quote(name)}" for output, name in self._outputs()]
-        final = f"SELECT {', '.join(columns)} FROM {PART}"
+        final = f"SELECT {'DISTINCT ' if select.core.distinct else ''}{', '.join(columns)} FROM {PART}"
         if terms:
             final += f" GROUP BY {', '.join(column for _, _, column in self._groups)}"
         if select.core.having is not None:
@@ -77,7 +84,7 @@ class TwoPhase:
         if group or self._refined:
             sql += f" GROUP BY {', '.join(dict.fromkeys((*group, *self._refined)))}"
         create = f"CREATE TABLE {PART}({', '.join(self._declared)})"
-        return Texts(sql, "", create, final, select.limit_text, len(self._columns))
+        return Texts(sql, "", create, final, select.limit_text, len(self._columns), self._sums)
 
     def _outputs(self) -> list[tuple[Output, str]]:
         return list(zip(self._select.outputs, self._names, strict=True))
@@ -227,6 +234,10 @@ class TwoPhase:
     @staticmethod
     def _placed(units: Sequence[Unit], column: str) -> str:
         """Return a group's column for a place inside an expression, where its explicit collation counts too."""
+        if any(unit.found is not None and not unit.found.source.name for unit in units):
+            raise Unsure("a subquery's column beside an aggregate")  # SQLite may look through it, or not
+        if any(unit.key[0] == "function" and str(unit.key[1]).startswith("json") for unit in units):
+            raise Unsure("JSON beside an aggregate")  # a stored value isn't told from text any more
         if any(unit.key == ("word", "CAST") for unit in units):
             raise Unsure("CAST in a group beside an aggregate")  # its type would count in comparisons
         collations = [str(unit.key[1]) for unit in units if unit.key[0] == "collation"]
@@ -287,14 +298,64 @@ class TwoPhase:
             stated = self._explicit_collation(inside)
             return f"{function}({column}{stated})"
         if function == "sum":
-            # A NULL sum of some values is NaN, which no other part makes good.
+            return self._sum(part, inside, filtered=bool(filter_))
+        if function == "avg" and (argument, filter_) in self._summed:
+            # The sum is there anyway: to add the values up once more as reals is a third of the time.
             found, count = part("sum"), part("count")
-            return f"CASE WHEN sum({found} IS NULL AND {count} > 0) THEN NULL ELSE sum({found}) END"
+            return f"CASE WHEN sum({found} IS NULL AND {count} > 0) THEN NULL ELSE total({found}) / sum({count}) END"
         total = part("total")
         if function == "total":
             return f"CASE WHEN sum({total} IS NULL) THEN NULL ELSE total({total}) END"
         count = part("count")
         return f"CASE WHEN sum({total} IS NULL) THEN NULL ELSE total({total}) / sum({count}) END"
+
+    def _sum(self, part: Callable[[str], str], inside: Span, *, filtered: bool) -> str:
+        """Add the shards' sums. A NULL sum of some values is NaN, which no other part makes good.
+
+        Counting the values tells, but costs another evaluation of the argument. Arithmetic is NULL all over a shard
+        so rarely where it isn't elsewhere that the query is then gathered instead: the error says so.
+        """
+        self._sums = True
+        found = part("sum")
+        if filtered or not self._is_arithmetic(inside):
+            return f"CASE WHEN sum({found} IS NULL AND {part('count')} > 0) THEN NULL ELSE sum({found}) END"
+        rows = self._add("count(*)")
+        return (
+            f"CASE WHEN sum({found} IS NULL AND {rows} > 0) AND count({found}) > 0 "
+            f"THEN abs(-9223372036854775807 - (count(*) > 0)) ELSE sum({found}) END"
+        )
+
+    def _is_arithmetic(self, span: Span) -> bool:
+        """Tell whether an expression is made of columns, numbers and operators, with two columns or more."""
+        units = self._sources.units(span)
+        columns = [unit for unit in units if unit.found is not None]
+        others = [unit for unit in units if unit.found is None]
+        return len(columns) > 1 and all(unit.key[0] == "number" or unit.key in _ARITHMETIC for unit in others)
+
+    def _find_sums(self, spans: Sequence[Span]) -> frozenset[tuple[str, str]]:
+        """Return the arguments and FILTERs of all plain SUM calls."""
+        found = set()
+        for span in spans:
+            for unit in self._sources.units(span):
+                if unit.key == ("function", "sum"):
+                    close = closing(self._tokens, unit.end)
+                    if close + 1 >= len(self._tokens) or self._tokens[close + 1].key != "FILTER":
+                        found.add((render(self._text, Span(unit.end + 1, close)), ""))
+        return frozenset(found)
+
+    def _only_keys_are_distinct(self) -> bool:
+        """Tell whether all DISTINCT aggregates are counts of a shard key: no two shards have the same one."""
+        tokens, spans = self._tokens, [output.span for output in self._select.outputs]
+        spans += [term.span for term in self._select.order]
+        if self._select.core.having is not None:
+            spans.append(self._select.core.having)
+        places = [at for span in spans for at in range(span.start + 2, span.end) if tokens[at].key == "DISTINCT"]
+        return all(
+            tokens[at - 2].name == "count"
+            and holds_key(self._sources, [self._sources.single(Span(at + 1, closing(tokens, at - 1)))])
+            for at in places
+            if tokens[at - 1].key == "("
+        )
 
     def _extreme_collation(self, inside: Span) -> str:
         """Return the collation of a MIN or MAX. Unsure where equal values may look different: which comes first?"""
@@ -309,6 +370,8 @@ class TwoPhase:
         self._sources.require_columns(inside)
         self._require_reading(inside)
         sql = render(self._text, stripped(self._tokens, inside))
+        if self._counts_keys:
+            return f"coalesce(sum({self._add(f'count(DISTINCT {sql})')}), 0)"  # equal keys are on one shard
         column = self._add(sql, f"COLLATE {self._sources.collation(inside)}")
         self._refined.append(sql)
         return f"{function}(DISTINCT {column}{self._explicit_collation(inside)})"

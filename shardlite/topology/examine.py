@@ -154,36 +154,35 @@ def _contents(schema: SourceSchema) -> dict[str, str]:
 
 
 def _warnings(schema: SourceSchema, placed: Mapping[str, Table]) -> list[str]:
-    spread = any(table.sharded for table in placed.values())
-    views = [
-        f"The trigger {item.name} stands INSTEAD OF writes to the view {item.tbl_name}. It runs on one shard, so "
-        "write to the tables themselves"
-        for item in schema.of_type("trigger")
-        if spread and fold(item.tbl_name) not in placed
-    ]
     hidden = [
         f"{table.name}: columns hide every name of its rowid, so the rowids of its rows are not kept"
         for table in placed.values()
         if table.rowid_name is None and not table.without_rowid and not table.virtual
     ]
-    return views + _spread_views(schema, placed) + hidden
+    return _mixed_views(schema, placed) + hidden
 
 
-def _spread_views(schema: SourceSchema, placed: Mapping[str, Table]) -> list[str]:
-    """Warn of views that name a sharded table, or another such view."""
-    spread = {table.name for table in placed.values() if table.sharded}
-    found: list[str] = []
-    for _ in schema.of_type("view"):  # a view may name one that was made after it
-        for item in schema.of_type("view"):
-            names = "|".join(re.escape(name) for name in spread)
-            if item.name not in spread and names and re.search(rf"(?<!\w)({names})(?!\w)", item.sql or "", re.I):
-                spread.add(item.name)
-                found.append(item.name)
+def _mixed_views(schema: SourceSchema, placed: Mapping[str, Table]) -> list[str]:
+    """Warn of views that read virtual tables beside sharded ones, which no statement can."""
+    sharded = _readers(schema, {table.name for table in placed.values() if table.sharded})
+    virtual = _readers(schema, {table.name for table in placed.values() if table.virtual})
     return [
-        f"The view {name} reads sharded tables: it is kept, but can't be queried through execute() or "
-        "`shardlite query` in this release; query the tables themselves"
-        for name in found
+        f"The view {item.name} reads a virtual table beside sharded ones: it is kept, but a statement that uses it is "
+        "refused; read the virtual table in a statement of its own"
+        for item in schema.of_type("view")
+        if item.name in sharded and item.name in virtual
     ]
+
+
+def _readers(schema: SourceSchema, tables: set[str]) -> set[str]:
+    """Return the names of the views that name one of the tables, or another such view; the tables' names too."""
+    found = set(tables)
+    for _ in schema.of_type("view"):  # a view may name one that was made after it
+        names = "|".join(re.escape(name) for name in found)
+        for item in schema.of_type("view"):
+            if names and re.search(rf"(?<!\w)({names})(?!\w)", item.sql or "", re.I):
+                found.add(item.name)
+    return found
 
 
 def _choice(table: Table, placed: Mapping[str, Table], rows: int) -> TableChoice:

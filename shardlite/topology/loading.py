@@ -23,7 +23,7 @@ from pathlib import Path
 
 from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError
-from shardlite.names import quote
+from shardlite.names import fold, quote
 from shardlite.router.layout import Layout
 from shardlite.router.table import Table, TableKind
 from shardlite.topology.placing import PlacingFunction
@@ -270,7 +270,10 @@ class Loader:
         if table.rowid_name is not None:
             join = f"s.{quote(table.rowid_name)} = r.pos"
         else:
-            join = " AND ".join(f"s.{quote(name)} = r.k{i}" for i, name in enumerate(table.primary_key))
+            rules = _key_collations(table)
+            join = " AND ".join(
+                f"s.{quote(name)} = r.k{i} COLLATE {quote(rules[name])}" for i, name in enumerate(table.primary_key)
+            )
         return f"{target}{picked} {routed} {where} r.shard = {shard} AND {join} ORDER BY r.pos", bounds
 
     def copy_sequences(self) -> None:
@@ -296,6 +299,16 @@ def copied_columns(table: Table) -> list[str]:
     if table.rowid_name is not None and table.rowid_alias is None and not table.virtual:
         names.insert(0, table.rowid_name)
     return names
+
+
+def _key_collations(table: Table) -> dict[str, str]:
+    """Return by which collation the PRIMARY KEY compares each of its columns: it may be another than the column's."""
+    rules = {name: table.by_name[fold(name)].collation for name in table.primary_key}
+    for constraint in table.unique:
+        if constraint.origin == "pk":
+            parts = zip(constraint.columns, constraint.collations, strict=True)
+            rules |= {table.by_name[fold(name)].name: rule for name, rule in parts if name is not None}
+    return rules
 
 
 def _within(name: str, span: Span) -> tuple[str, tuple[int, ...]]:

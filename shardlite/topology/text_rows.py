@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from shardlite.router.keys import MAX_INTEGER, MIN_INTEGER
 _DELIMITERS = (",", ";", "\t", "|")
 _FIELD_LIMIT = 1 << 30
 """Characters in one CSV field. The csv module's own limit, 131,072, is less than a text column may hold."""
-_INTEGER = re.compile(r"[+-]?\d{1,19}\Z", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d+\Z", re.ASCII)
+_INTEGER_LENGTH = len(str(MIN_INTEGER))
+_EXACT_IN_REAL = 2**53
+"""Up to here every integer is a REAL too. A longer one that is no 64-bit integer is a code, and stays text."""
 _REAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?\Z", re.ASCII)
 
 
@@ -40,11 +44,12 @@ class RowSource:
 class _Kind:
     """What the values of one column have in common so far."""
 
-    __slots__ = ("integer", "seen", "text")
+    __slots__ = ("exact", "integer", "seen", "text")
 
     def __init__(self) -> None:
         self.seen = False
         self.integer = True
+        self.exact = True
         self.text = False
 
     def look(self, value: str) -> None:
@@ -52,17 +57,27 @@ class _Kind:
         if self.text or not value:
             return
         self.seen = True
-        if _INTEGER.match(value) and MIN_INTEGER <= int(value) <= MAX_INTEGER and _plain(value):
+        if _INTEGER.match(value):
+            self._look_at_integer(value)
             return
         self.integer = False
-        if not (_REAL.match(value) and _plain(value) and repr(float(value)) != "inf"):
+        if not (_REAL.match(value) and _plain(value) and math.isfinite(float(value))):
             self.text = True
+
+    def _look_at_integer(self, value: str) -> None:
+        # The length first: making an int of a very long run of digits is slow, and Python refuses it.
+        if len(value) > _INTEGER_LENGTH or not (_plain(value) and MIN_INTEGER <= int(value) <= MAX_INTEGER):
+            self.text = True
+        elif abs(int(value)) > _EXACT_IN_REAL:
+            self.exact = False
 
     @property
     def declared(self) -> str:
         if self.text or not self.seen:
             return "TEXT"
-        return "INTEGER" if self.integer else "REAL"
+        if self.integer:
+            return "INTEGER"
+        return "REAL" if self.exact else "TEXT"
 
 
 def _plain(value: str) -> bool:

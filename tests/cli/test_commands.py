@@ -320,14 +320,24 @@ def test_import_of_text_in_another_encoding(tmp_path: Path, shardlite: Any) -> N
     assert "Zoë" in shardlite("query", tmp_path / "new", "SELECT name FROM a").out
 
 
-def test_import_warns_of_views_over_sharded_tables(source: Path, tmp_path: Path, shardlite: Any) -> None:
+def test_import_warns_of_what_no_statement_can_read(source: Path, tmp_path: Path, shardlite: Any) -> None:
     conn = sqlite3.connect(source)
-    conn.executescript("CREATE VIEW named AS SELECT name FROM users; CREATE VIEW none AS SELECT 1;")
+    conn.executescript(
+        "CREATE VIEW again AS SELECT * FROM mixed; CREATE VIEW named AS SELECT id, name FROM users;"
+        "CREATE TRIGGER t INSTEAD OF UPDATE ON named BEGIN UPDATE users SET name = NEW.name WHERE id = OLD.id; END;"
+        "CREATE VIRTUAL TABLE words USING fts5(word); CREATE VIEW alone AS SELECT word FROM words;"
+        "CREATE VIEW mixed AS SELECT name, word FROM users JOIN words ON words.rowid = users.id;"
+    )
     conn.close()
     outcome = shardlite("import", source, tmp_path / "new")
     assert outcome.status == 0
-    assert "The view named reads sharded tables" in outcome.err
-    assert "The view none" not in outcome.err
+    warnings = [line for line in outcome.err.splitlines() if "warning" in line]
+    assert ["mixed" in warnings[1], "again" in warnings[0], len(warnings)] == [True, True, 2]
+    for view in ("mixed", "again"):
+        failure(shardlite("query", tmp_path / "new", f"SELECT * FROM {view}"), "virtual table words")
+    for view in ("named", "alone"):
+        assert shardlite("query", tmp_path / "new", f"SELECT * FROM {view}").status == 0
+    assert shardlite("query", tmp_path / "new", "UPDATE named SET name = 'x'").status == 0
 
 
 def test_import_options_that_have_no_meaning_are_refused(source: Path, tmp_path: Path, shardlite: Any) -> None:

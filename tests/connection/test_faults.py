@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,9 @@ from shardlite.connection.busy import begin_immediate
 from shardlite.connection.pool import ConnectionPool
 from shardlite.driver import sqlite3
 from shardlite.errors import PoolExhaustedError
+
+ROUNDS = 3
+"""How often a bound in seconds or shares is tried: others on the machine may break it once, a fault does each time."""
 
 COMMON = """
 import json, os, random, sys, threading, time
@@ -146,7 +150,7 @@ def plain(path: Path, sql: str) -> list[tuple[object, ...]]:
 # ---- four processes with two threads each write one file
 
 
-def _four_processes(path: Path, seconds: float) -> list[dict[str, object]]:
+def _four_processes(path: Path, seconds: float) -> list[dict[str, Any]]:
     make_table(path)
     with (
         process(WRITERS, path, seconds) as first,
@@ -166,20 +170,32 @@ def _four_processes(path: Path, seconds: float) -> list[dict[str, object]]:
     written = sum(sum(answer["counts"]) for answer in answers)
     assert plain(path, "SELECT count(*) FROM t") == [(written,)]
     assert plain(path, "PRAGMA integrity_check") == [("ok",)]
-    totals = [sum(answer["counts"]) for answer in answers]
+    totals = _totals(answers)
     print(f"commits of each process: {totals}; longest wait {max(a['longest_s'] for a in answers) * 1000:.0f} ms")
-    assert min(totals) >= max(totals) / 3, totals
     return answers
 
 
+def _totals(answers: list[dict[str, Any]]) -> list[int]:
+    return [sum(answer["counts"]) for answer in answers]
+
+
 def test_four_processes_share_one_file(tmp_path: Path) -> None:
-    _four_processes(tmp_path / "a.db", 2.0)
+    """Nothing is lost in any round. In a few seconds a loaded machine can be unfair by itself, though not each time."""
+    rounds = []
+    for number in range(ROUNDS):
+        totals = _totals(_four_processes(tmp_path / f"{number}.db", 2.0))
+        if min(totals) >= max(totals) / 3:
+            return
+        rounds.append(totals)
+    pytest.fail(f"the slowest process wrote less than a third of the fastest: {rounds}")
 
 
 @pytest.mark.slow
 def test_four_processes_share_one_file_for_a_minute(tmp_path: Path) -> None:
     answers = _four_processes(tmp_path / "a.db", 60.0)
-    assert max(float(str(answer["longest_s"])) for answer in answers) < 10
+    totals = _totals(answers)
+    assert min(totals) >= max(totals) / 3, totals
+    assert max(answer["longest_s"] for answer in answers) < 10
 
 
 # ---- overlapping readers beside a writer
@@ -240,9 +256,15 @@ def _write_beside_readers(path: Path, seconds: float) -> tuple[int, float, float
 
 
 def test_overlapping_readers_do_not_let_the_log_grow(tmp_path: Path) -> None:
-    largest, _, stall_s, late_s = _write_beside_readers(tmp_path / "a.db", 3.0)
-    assert largest < 64_000_000
-    assert stall_s - late_s < 0.2
+    """The log is short in each round. A disk that is busy for others makes a stall longer, though not each time."""
+    stalls = []
+    for number in range(ROUNDS):
+        largest, _, stall_s, late_s = _write_beside_readers(tmp_path / f"{number}.db", 3.0)
+        assert largest < 64_000_000
+        if stall_s - late_s < 0.2:
+            return
+        stalls.append((stall_s, late_s))
+    pytest.fail(f"the writer was held up too long each time (stall, the machine's hiccup; seconds): {stalls}")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from diff_case import Statement
 from diff_expressions import Expressions, Values
 from diff_facts import Source
 from diff_from import Skip
-from diff_schema import Column, Table, value_for
+from diff_schema import POOLS, Column, Table, value_for
 from diff_select import Selects
 
 CONFLICTS = ("", "", "", "", "", "OR IGNORE ", "OR REPLACE ", "OR ABORT ", "OR FAIL ", "OR ROLLBACK ")
@@ -79,7 +79,9 @@ class Changes:
             return f"INSERT INTO {table.name} DEFAULT VALUES{self._returning(table, table.name)}"
         if pick < 0.78:
             count = r.choice((1, 1, 1, 2, 3, 5))
-            rows = ", ".join("(" + ", ".join(self._field(table, c) for c in columns) + ")" for _ in range(count))
+            # Generated ids come last: one file could draw one that a later row of the statement gives.
+            given = sorted((r.random() < 0.75 for _ in range(count)), reverse=True)
+            rows = ", ".join("(" + ", ".join(self._field(table, c, one) for c in columns) + ")" for one in given)
             text = f"{verb} {table.name}{alias}{listed} VALUES {rows}"
         else:
             text = f"{verb} {table.name}{alias}{listed} {self._rows_for(columns)}"
@@ -87,12 +89,16 @@ class Changes:
             text += self._upsert(table, "z" if alias else table.name)
         return text + self._returning(table, table.name)
 
-    def _field(self, table: Table, column: Column) -> str:
+    def _field(self, table: Table, column: Column, given: bool = True) -> str:
         r = self.r
+        generated = table.integer_key and column.name == table.primary_key[0]
+        if generated and not given:
+            return "NULL"
+        if generated:
+            wild = ("'x'", "1.0", "'7'", "2.5") if r.random() < 0.04 else ()
+            return r.choice(wild or (self.values.add(r.choice(POOLS["ids"])), self.values.add(r.randint(10, 60))))
         if r.random() < 0.06:
             return self.expressions.constant().sql
-        if column.name == "id" and r.random() < 0.3:
-            return r.choice(("NULL", self.values.add(r.randint(10, 60))))
         if r.random() < 0.03:
             other = r.choice(self.selects.tables)
             return f"(SELECT count(*) FROM {other.table})"

@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from diff_facts import Expr, Source
-from diff_schema import POOLS
+from diff_schema import COLLATIONS, POOLS
 
 if TYPE_CHECKING:
     from diff_from import Sources
@@ -207,7 +207,7 @@ class Expressions:
         if name == "not":
             return a.number(f"(NOT {a.sql})")
         if name == "collate":
-            collation = r.choice(("NOCASE", "RTRIM", "BINARY"))
+            collation = r.choice(COLLATIONS)
             return Expr(f"({a.sql} COLLATE {collation})", collation, a.kind, False, a.exact, a.big)
         if name == "abs" and not a.big:
             return Expr(f"abs({a.sql})", kind="mixed", exact=a.exact)

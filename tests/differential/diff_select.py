@@ -205,8 +205,9 @@ class Selects(Windows):
                 outputs.append((group, group.mode))
             else:
                 outputs.append(self.aggregate(sources) if r.random() < 0.9 else (self._over_groups(groups), "exact"))
-        if self.top_level and len(sources) == 1 and sources[0].rowid and r.random() < 0.12:
-            # The row of the greatest rowid is one row: bare columns are its columns.
+        bare_column = self.top_level and len(sources) == 1 and sources[0].rowid and r.random() < 0.12
+        if bare_column:
+            # The row of the greatest rowid is one row: bare columns are its columns, if no other min or max is there.
             alias = sources[0].alias
             highest = Expr(f"{r.choice(('max', 'min'))}({alias}.rowid)", kind="int", identity=True)
             bare = r.choice(sources[0].columns).expr
@@ -218,13 +219,13 @@ class Selects(Windows):
         sql = f"SELECT {chosen} FROM {text}{where}"
         if groups:
             sql += f" GROUP BY {', '.join(g.sql for g in groups)}"
-            if r.random() < 0.3:
+            if r.random() < 0.3 and not bare_column:
                 sql += f" HAVING {self._having(sources, groups)}"
         order: str | tuple[int, ...] = "" if groups else "total"
         if groups and r.random() < 0.5:
             first, mode = self.aggregate(sources)
             leading = []
-            if r.random() < 0.5 and mode == "exact":
+            if r.random() < 0.5 and mode == "exact" and not bare_column:
                 leading.append(first.sql + r.choice(("", " DESC")))
             terms = leading + [g.sql + r.choice(("", " DESC", " NULLS LAST")) for g in groups]
             sql += f" ORDER BY {', '.join(terms)}"

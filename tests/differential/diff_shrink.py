@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from diff_case import Case, Create, Ddl, Rows, Statement, Step
+from diff_case import Case, Create, Rows, Statement, Step
 from diff_world import Difference, Refused, Unusable, World, ask, build
+
+from shardlite.driver import sqlite3
 
 T = TypeVar("T")
 
@@ -143,34 +145,28 @@ class Shrinker:
 
 
 def _fixed(case: Case, statement: Statement) -> bool:
-    """Tell whether one file answers without an error, and alike when it scans the other way round."""
-    from shardlite.driver import sqlite3
-
-    conn = sqlite3.connect(":memory:", isolation_level=None)
-    try:
-        for step in case.steps:
-            if isinstance(step, Create):
-                conn.execute(step.ddl)
-            elif isinstance(step, Ddl):
-                conn.execute(step.sql)
-            else:
-                conn.execute(*step.insert)
-        first = ask(conn, statement)
-        conn.execute("PRAGMA reverse_unordered_selects = ON")
-        second = ask(conn, statement)
-        return (
-            first.error is None
-            and second.error is None
-            and (
-                first.rows == second.rows
-                if statement.order == "total"
-                else sorted(map(repr, first.rows)) == sorted(map(repr, second.rows))
-            )
-        )
-    except sqlite3.Error:
-        return False
-    finally:
-        conn.close()
+    """Tell whether one file answers without an error, and alike when it scans the other way round or has no indexes."""
+    answers = []
+    for indexes, reverse in ((True, False), (True, True), (False, False)):
+        conn = sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            for step in case.steps:
+                if isinstance(step, Create):
+                    conn.execute(step.ddl)
+                elif isinstance(step, Rows):
+                    conn.execute(*step.insert)
+                elif indexes or " INDEX " not in step.sql:
+                    conn.execute(step.sql)
+            conn.execute(f"PRAGMA reverse_unordered_selects = {reverse}")
+            found = ask(conn, statement)
+        except sqlite3.Error:
+            return False
+        finally:
+            conn.close()
+        if found.error is not None:
+            return False
+        answers.append(found.rows if statement.order == "total" else tuple(sorted(found.rows, key=repr)))
+    return len(set(map(repr, answers))) == 1
 
 
 def _errors(difference: Difference) -> tuple[str, str]:

@@ -83,7 +83,8 @@ def test_what_the_shards_see_of_each_other(make_manager: Make) -> None:
     """A semi-join's texts name tables of a database that is shared while the statement runs."""
     manager = make_manager(num_shards=3)
     manager.apply_schema(
-        "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT);"
+        "CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);"
+        "CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT);"
         "CREATE TABLE orders (id INTEGER PRIMARY KEY, user_id INT, item INT /* shardlite: key=user_id */)"
     )
     manager.insert_many("items", [{"id": n, "name": f"i{n}"} for n in range(300)])

@@ -96,6 +96,17 @@ def test_sums(make_manager: Make, values: list[Any]) -> None:
     assert repr(tuple(manager.execute(sql).fetchall()[0])) == repr(plain.execute(sql).fetchone())
 
 
+@pytest.mark.parametrize(
+    "values", [[float("inf"), 1, float("-inf"), 2], [float("inf"), 5], [None, None, 3], [None, None]], ids=repr
+)
+def test_sums_of_products(make_manager: Make, values: list[Any]) -> None:
+    manager, plain = sums(make_manager, values)
+    sql = "SELECT sum(v * id), avg(v * id), sum(v - id) FROM w"
+    assert repr(tuple(manager.execute(sql).fetchall()[0])) == repr(plain.execute(sql).fetchone())
+    sql = "SELECT id > 2, sum(v * id + id) FROM w GROUP BY 1 ORDER BY 1"
+    assert [tuple(row) for row in manager.execute(sql)] == plain.execute(sql).fetchall()
+
+
 @pytest.mark.parametrize("values", [[LARGEST, LARGEST], [LARGEST, 1, 1, 1, 1, 1, 1], [-LARGEST, -2, -1]], ids=repr)
 def test_a_sum_that_does_not_fit(make_manager: Make, values: list[int]) -> None:
     manager, plain = sums(make_manager, values)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster import Definition
+from sharded import Definition
 
 _NAMES = ("ann", "Bob", "cy ", "", "Zed", "5", "10", None)
 _LOOKALIKES = ("ann", "Bob", "bob", "cy ", "cy", "", "Zed", None)
@@ -41,14 +41,34 @@ def _definition(names: Sequence[Any], groups: Sequence[Any]) -> Definition:
             "CREATE TABLE p (id INTEGER PRIMARY KEY, k INTEGER, g TEXT COLLATE NOCASE, n INT, x REAL, s TEXT, v)",
             "CREATE TABLE q (k INTEGER, m INT, t TEXT)",
             "CREATE TABLE r (g TEXT, w INT, u TEXT COLLATE RTRIM)",
+            "CREATE TABLE one (k INTEGER NOT NULL, c INT)",
+            "CREATE TABLE two (id INTEGER PRIMARY KEY, k INTEGER NOT NULL, c INT)",
+            "CREATE TABLE three (a INT, b TEXT, c INT, PRIMARY KEY (a, b)) WITHOUT ROWID",
+            'CREATE TABLE odd (k INTEGER, "select" INT, "a b" TEXT, end INT)',
+            "CREATE TABLE docs (k INTEGER, body)",
+            "CREATE TABLE codes (k INTEGER, code)",
             "CREATE INDEX p_n ON p (n)",
         ),
-        keys={"p": ("k",), "q": ("k",)},
+        keys={
+            "p": ("k",),
+            "q": ("k",),
+            "one": ("k",),
+            "two": ("k",),
+            "three": ("a", "b"),
+            "odd": ("k",),
+            "docs": ("k",),
+            "codes": ("k",),
+        },
         references=frozenset({"r"}),
-        groups={"p": "int", "q": "int"},
+        groups=dict.fromkeys(("p", "q", "one", "two", "codes"), "int"),
         rows=(
             ("INSERT INTO p VALUES (?, ?, ?, ?, ?, ?, ?)", _rows(60, 1, names, groups)),
             ("INSERT INTO q VALUES (?, ?, ?)", [(r[1], r[3], r[5]) for r in _rows(25, 2, names, groups)]),
+            ("INSERT INTO one VALUES (?, ?)", [(i, i % 4) for i in range(20)]),
+            ("INSERT INTO two VALUES (?, ?, ?)", [(i, i * 2 % 17, i % 3) for i in range(1, 30)]),
+            ("INSERT INTO three VALUES (?, ?, ?)", [(i % 5, "xyz"[i % 3], i) for i in range(15)]),
+            ("INSERT INTO docs VALUES (?, ?)", [(i, ("[1]", "[1, 1]", '"x"')[i % 3]) for i in range(12)]),
+            ("INSERT INTO codes VALUES (?, ?)", [(k, v) for k in (2, 5, 9) for v in ("1", 1, "01", "2")]),
             ("INSERT INTO r VALUES (?, ?, ?)", [("red", 1, "a"), ("RED", 2, "a "), ("blue", 3, None), (None, 4, "b")]),
         ),
     )
@@ -106,6 +126,30 @@ class Generator:
             f"CASE WHEN {column} > 1 THEN 'many' ELSE 'few' END", f"CAST({column} AS TEXT)", f"+{column}",
         )  # fmt: skip
 
+    def subquery(self) -> str:
+        return self.pick(
+            f"EXISTS (SELECT 1 FROM q AS z WHERE z.k = p.k AND z.m > {self.constant()})",
+            "NOT EXISTS (SELECT 1 FROM q AS z WHERE p.k = z.k AND z.t IS NOT NULL)",
+            "p.k IN (SELECT k FROM q AS z WHERE m > 0)",
+            "p.k IN (SELECT k FROM q AS z GROUP BY k HAVING count(*) > 1)",
+            "p.k NOT IN (SELECT k FROM q AS z WHERE m > 0 AND k IS NOT NULL)",
+            "(SELECT max(z.m) FROM q AS z WHERE z.k = p.k) > 1",
+            "(SELECT count(*) FROM q AS z WHERE z.k = p.k AND z.m = p.n) = 0",
+            "p.g IN (SELECT z.g FROM r AS z WHERE w < 3)",
+            f"n > (SELECT avg(z.n) FROM p AS z WHERE z.k = {self.pick('p.k', 'p.id')})",
+            "EXISTS (SELECT 1 FROM q AS y JOIN p AS z ON z.k = y.k WHERE y.k = p.k AND z.id <> p.id)",
+        )
+
+    def window(self, unique: bool) -> str:
+        over = (
+            "PARTITION BY p.k ORDER BY p.id"
+            if unique and self.chance(0.5)
+            else self.pick("PARTITION BY p.k", "PARTITION BY p.g, p.k")
+        )
+        if unique and self.chance(0.3):
+            return f"row_number() OVER (PARTITION BY {self.pick('p.k', 'p.k', 'p.g')} ORDER BY p.id)"
+        return f"{self.pick('count(*)', 'sum(n)', 'max(x)', 'total(n)')} OVER ({over})"
+
     def condition(self, columns: list[str]) -> str:
         column = self.rng.choice(columns)
         return self.pick(
@@ -120,7 +164,7 @@ class Generator:
 
     def source(self) -> tuple[str, str, list[str]]:
         """Return FROM with WHERE, the other table's name, and the columns to choose from."""
-        how = self.rng.randrange(8)
+        how = self.rng.randrange(10)
         where: list[str] = []
         if how < 3:
             text, joined = "p", ""
@@ -133,15 +177,22 @@ class Generator:
             text, joined = "p LEFT JOIN q ON p.k = q.k AND q.m > 0", "q"
         elif how == 6:
             text, joined = "p JOIN r ON r.g = p.g", "r"
-        else:
+        elif how == 7:
             text, joined = "p LEFT JOIN r ON r.g = p.g", "r"
+        elif how == 8:
+            text, joined = "(SELECT id, k, g, n, x, s, v FROM p WHERE n IS NOT NULL OR id > 60) AS p", ""
+        else:
+            text = "(SELECT p.id, p.k, p.g, n + m AS n, x, t AS s, +v AS v FROM p JOIN q USING (k)) p"
+            joined = "derived"
         columns = self.columns(joined)
         where += [self.condition(columns) for _ in range(self.rng.choice((0, 0, 1, 1, 2)))]
+        if self.chance(0.2):
+            where.append(self.subquery())
         return f" FROM {text}" + (f" WHERE {' AND '.join(where)}" if where else ""), joined, columns
 
     def aggregate(self, groups: list[str]) -> str:
         column = self.pick("n", "x", "id", "n + 1", "x * 2", "p.k", "s", "length(s)")
-        numeric = self.pick("n", "x", "id", "n * 2", "s", "v")
+        numeric = self.pick("n", "x", "id", "n * 2", "s", "v", "n * x", "id - p.n + x")
         plain = self.pick("n", "x", "id", "s", "length(s)", "p.k")
         kept = f" FILTER (WHERE {self.condition(['n', 'x', 's', 'id'])})" if self.chance(0.15) else ""
         simple = self.pick(
@@ -153,6 +204,7 @@ class Generator:
         group = self.rng.choice(groups) if groups else "1"
         return self.pick(
             simple, simple, simple, simple, f"{simple} + 1", f"sum(n) / count(*) + {self.constant()}",
+            f"avg({numeric}) - sum({numeric})",
             "round(avg(x), 2)", f"CASE WHEN count(*) > 2 THEN {simple} ELSE {group} END", f"-{simple}",
             f"coalesce({simple}, 'none')", f"{group} = {self.constant()} AND {simple} > 2",
         )  # fmt: skip
@@ -174,12 +226,13 @@ class Generator:
                 outputs.append(f"typeof({group})")
         for _ in range(self.rng.choice((1, 1, 2, 3))):
             outputs.append(self.aggregate(groups) + self.pick("", "", f" AS a{len(outputs)}"))
-        sql = f"SELECT {', '.join(outputs)}{source}"
+        sql = f"SELECT {'DISTINCT ' if self.chance(0.1) else ''}{', '.join(outputs)}{source}"
         if groups:
             sql += f" GROUP BY {', '.join(terms)}"
             if self.chance(0.3):
                 sql += f" HAVING {self.aggregate(groups)} > {self.pick('0', '1', '2')}"
-        return self.ordered(sql, outputs, [*groups, "count(*)"] if groups else ["count(*)"])
+        more = [*groups, "count(*)"] if groups and "DISTINCT" not in sql[:15] else ["1"]
+        return self.ordered(sql, outputs, more)
 
     def listed(self) -> Query:
         source, joined, columns = self.source()
@@ -187,10 +240,32 @@ class Generator:
         outputs = [self.expression(columns) for _ in range(self.rng.choice((1, 2, 3)))]
         if joined == "" and self.chance(0.2):
             outputs = ["*"]
+        elif self.chance(0.15):
+            outputs.append(self.window(unique=joined == ""))
+        elif self.chance(0.1):
+            outputs.append(f"(SELECT {self.pick('count(*)', 'max(z.m)', 'sum(z.m)')} FROM q AS z WHERE z.k = p.k)")
         shown = [o if o == "*" or self.chance(0.6) else f"{o} AS c{i}" for i, o in enumerate(outputs)]
         sql = f"SELECT {'DISTINCT ' if distinct else ''}{', '.join(shown)}{source}"
         more = outputs if distinct and outputs != ["*"] else columns
         return self.ordered(sql, outputs, more, tie="" if distinct or joined else "id")
+
+    def compound(self) -> Query:
+        width = self.rng.choice((1, 2))
+        arms = []
+        for number in range(self.rng.choice((2, 2, 3))):
+            source, _, columns = self.source()
+            columns = [name for name in columns if name not in ("x", "v")]  # 1 and 1.0 are one row to UNION
+            outputs = [self.expression(columns) for _ in range(width)]
+            if self.chance(0.4):
+                outputs[0] = "p.k"
+            if number == 0 and self.chance(0.3):
+                outputs[-1] += " AS last"
+            arms.append(f"SELECT {', '.join(outputs)}{source}")
+        operators = [self.pick("UNION ALL", "UNION ALL", "UNION", "EXCEPT", "INTERSECT")] * (len(arms) - 1)
+        if self.chance(0.2):
+            operators[-1] = "UNION"
+        sql = arms[0] + "".join(f" {op} {arm}" for op, arm in zip(operators, arms[1:], strict=True))
+        return self.ordered(sql, [""] * width, [str(i + 1) for i in range(width)])
 
     def ordered(self, sql: str, outputs: list[str], more: list[str], tie: str = "") -> Query:
         width = 7 if outputs == ["*"] else len(outputs)
@@ -230,7 +305,8 @@ class Generator:
 def random_query(seed: int) -> Query:
     """Return the query of a number."""
     generator = Generator(random.Random(seed))
-    query = generator.grouped() if generator.chance(0.6) else generator.listed()
+    form = generator.rng.random()
+    query = generator.grouped() if form < 0.5 else generator.listed() if form < 0.85 else generator.compound()
     used = [int(number) for number in re.findall(r":p([0-9]+)", query.sql)]
     if seed % 3 == 0:
         query.parameters = {f"p{number}": generator.parameters[number] for number in used}

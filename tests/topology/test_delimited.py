@@ -46,6 +46,28 @@ def test_csv(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"people.csv", "shop", "exported.db"}
 
 
+@pytest.mark.parametrize(
+    ("values", "declared"),
+    [
+        (["9223372036854775807", "-9223372036854775808"], "INTEGER"),
+        (["9223372036854775808", "2"], "TEXT"),
+        (["-9223372036854775809"], "TEXT"),
+        (["12345678901234567890123456789012", "1.5"], "TEXT"),
+        (["1" * 5000], "TEXT"),
+        (["9007199254740992", "1.5"], "REAL"),
+        (["9007199254740993", "1.5"], "TEXT"),
+        (["1.5", "-9007199254740993"], "TEXT"),
+        (["1e400"], "TEXT"),
+    ],
+)
+def test_an_integer_is_never_rounded(tmp_path: Path, values: list[str], declared: str) -> None:
+    (tmp_path / "t.csv").write_text("id,v\n" + "".join(f"{n},{v}\n" for n, v in enumerate(values)))
+    import_delimited(tmp_path / "t.csv", tmp_path / "shop")
+    stored = _exported(tmp_path / "shop", "SELECT v, upper(typeof(v)) FROM t ORDER BY id")
+    make = {"INTEGER": int, "REAL": float, "TEXT": str}[declared]
+    assert stored == [(make(value), declared) for value in values]
+
+
 @pytest.mark.parametrize(("mark", "suffix"), [(";", "csv"), ("\t", "tsv"), ("|", "txt")])
 def test_the_delimiter_is_found(tmp_path: Path, mark: str, suffix: str) -> None:
     (tmp_path / f"t.{suffix}").write_text(

@@ -78,6 +78,21 @@ def test_batches_and_exact_multiples(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert content_of(tmp_path / f"o{shards}.db") == content_of(source)
 
 
+@pytest.mark.parametrize("rule", ["BINARY", "NOCASE", "RTRIM"])
+def test_a_primary_key_with_a_collation_of_its_own(tmp_path: Path, rule: str) -> None:
+    rows = {"BINARY": "('a', 1), ('A', 2), ('a ', 3)", "NOCASE": "('a', 1), ('a ', 2)", "RTRIM": "('a', 1), ('A', 2)"}
+    source = make(
+        tmp_path / "s.db",
+        f"CREATE TABLE w(k TEXT COLLATE NOCASE, x, PRIMARY KEY (k COLLATE {rule})) WITHOUT ROWID;"
+        f"INSERT INTO w VALUES {rows[rule]};",
+    )
+    import_sqlite(source, tmp_path / "shop", num_shards=3)
+    export_sqlite(tmp_path / "shop", tmp_path / "out.db")
+    assert schema_of(tmp_path / "out.db") == schema_of(source)
+    assert content_of(tmp_path / "out.db") == content_of(source)
+    assert check_database(tmp_path / "shop").ok
+
+
 _values = st.one_of(
     st.none(),
     st.integers(-(2**63), 2**63 - 1),

@@ -11,7 +11,7 @@ from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES, CLOCK, DATES, WINDOWS, not_shardable
 from shardlite.sql.pins import facts_for, pin_of, same_key
 from shardlite.sql.rules.common import analysed, pin_advice
-from shardlite.sql.scopes import Reference, Scopes
+from shardlite.sql.scopes import Reference, Scope, Scopes
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import FannedOut, Template
 
@@ -40,10 +40,10 @@ def describe_fan_out(statement: Statement) -> FannedOut | str:
         return f"{refusal.args[0]} over several shards of {table.name}: {refusal.args[1] or pin_advice(table)}"
 
 
-def joins_locally(scopes: Scopes) -> bool:
-    """Tell whether each row of the (outermost) FROM needs rows of one shard only, and appears on one shard only."""
+def joins_locally(scopes: Scopes, scope: Scope) -> bool:
+    """Tell whether each row of a FROM needs rows of one shard only, and appears on one shard only."""
     try:
-        _check_joins(scopes)
+        _check_joins(scopes, scope)
     except _No:
         return False
     return True
@@ -59,12 +59,12 @@ def _fan_out(statement: Statement) -> FannedOut:
     if not analysed(statement) or len(scopes.scopes) != 1:
         raise _No("a nested join or a table in an unusual place", "write it as a plain list of joins")
     _check_functions(statement)
-    _check_joins(scopes)
+    _check_joins(scopes, scopes.scopes[0])
     sharded = scopes.of_kind(TableKind.SHARDED)
     # What an ON says of a LEFT JOIN's right side leaves no row of the left side out, so it can't leave shards out.
     inner = [reference for reference in sharded if reference.joined == "inner"]
     pins = [pin for reference in inner if (pin := pin_of(scopes, reference)) is not None]
-    sql, merge = _with_rowid(statement, scopes)
+    sql, merge = with_rowid(statement, scopes.scopes[0])
     names = ", ".join(reference.table.name for reference in sharded if reference.table)
     how = "joined on equal keys" if len(sharded) > 1 else "read row by row"
     return FannedOut(sql, merge, f"{names}: {how}", statement.table_names, statement.text, tuple(pins[:1]))
@@ -111,9 +111,8 @@ def _check_functions(statement: Statement) -> None:
     raise _No(f"the function {found}(), which may answer differently on each shard,", "compute it in Python")
 
 
-def _check_joins(scopes: Scopes) -> None:
+def _check_joins(scopes: Scopes, scope: Scope) -> None:
     """Check that each row of the result needs rows of one shard only, and appears on one shard only."""
-    scope = scopes.scopes[0]
     if scope.opaque:
         raise _No("a nested join or an alias used twice", "write it as a plain list of joins")
     before: list[Reference] = []
@@ -134,11 +133,11 @@ def _check_joins(scopes: Scopes) -> None:
         before.append(source)
 
 
-def _with_rowid(statement: Statement, scopes: Scopes) -> tuple[str, bool]:
+def with_rowid(statement: Statement, scope: Scope) -> tuple[str, bool]:
     """Put the rowid before the other columns, so that the merged rows come in the order of one file's scan."""
-    only = scopes.references[0]
+    only = scope.sources[0]
     table = only.table
-    if len(scopes.references) != 1 or table is None or table.virtual or table.rowid_name is None:
+    if len(scope.sources) != 1 or table is None or table.virtual or table.rowid_name is None:
         return statement.sql, False
     tokens = statement.text.tokens
     at = tokens[1].end if len(tokens) > 1 and tokens[1].key == "ALL" else tokens[0].end

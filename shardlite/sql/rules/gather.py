@@ -9,7 +9,7 @@ from shardlite.sql.cores import Core, change_core, cores_of
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.filters import filters_of
 from shardlite.sql.functions import PAST
-from shardlite.sql.names_in import cte_names
+from shardlite.sql.names_in import ROWIDS, cte_names, stars_matter
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.plan import PlanKind
 from shardlite.sql.reduction import SHARED, Needed, Reduction
@@ -173,8 +173,14 @@ def source_of(statement: Statement, needed: Needed, *, shared: bool | None = Non
     table = needed.table
     shared = needed.shared if shared is None else shared
     schema = SHARED if shared else "main"
-    selected, inserted = source_columns(table, wanted_columns(statement, table))
-    sql = f"SELECT {', '.join(selected)} FROM main.{quote(table.name)}"
+    wanted = wanted_columns(statement, table)
+    selected, inserted = source_columns(table, wanted)
+    distinct = ""
+    if needed.distinct and _may_count_once(table, wanted):
+        distinct = "DISTINCT "
+        rowid = quote(table.rowid_alias) if table.rowid_alias is not None else table.rowid_name
+        selected = inserted = [name for name in selected if name != rowid]
+    sql = f"SELECT {distinct}{', '.join(selected)} FROM main.{quote(table.name)}"
     if needed.condition:
         sql += f" WHERE {needed.condition}"
     return Source(
@@ -190,19 +196,30 @@ def source_of(statement: Statement, needed: Needed, *, shared: bool | None = Non
     )
 
 
+def _may_count_once(table: Table, wanted: frozenset[str] | None) -> bool:
+    """Tell whether rows may be told apart by the columns wanted alone, and may be equal in them."""
+    if not wanted or table.without_rowid or wanted & ROWIDS:
+        return False
+    return table.rowid_alias is None or fold(table.rowid_alias) not in wanted
+
+
 def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
     """Return the folded names of a table's columns that the statement can need, None for all.
 
     SQLite reports those that it reads, but not the ones that USING and NATURAL compare; so all that the text (or a
     view's) names count too.
     """
-    texts = [statement.text, *(tokenize(statement.schema.views[view]) for view in statement.views)]
-    if any("NATURAL" in text.keywords() for text in texts):
+    texts = texts_of(statement)
+    if any("NATURAL" in text.keywords() for text, _ in texts):
         return None
     name = fold(table.name)
+    named = {token.name for text, _ in texts for token in text.tokens}
+    rowids = frozenset(name for name in ROWIDS if name in named)
+    if not any(stars_matter(text, cores) for text, cores in texts):
+        # SQLite reports every column for the * in EXISTS (SELECT * ...), which nobody looks at.
+        return frozenset(column for column in table.by_name if column in named) | rowids
     read = {access.column for access in statement.prepared.reads if access.table == name}
-    named = {token.name for text in texts for token in text.tokens}
-    return frozenset(column for column in table.by_name if column in read or column in named)
+    return frozenset(column for column in table.by_name if column in read or column in named) | rowids
 
 
 def texts_of(statement: Statement) -> list[tuple[Text, list[Core]]]:

@@ -1,0 +1,139 @@
+"""The rows of a query that runs on the shards as it is: read as they are needed, a connection for each shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+from shardlite.connection.connection import Connection
+from shardlite.driver import sqlite3
+from shardlite.execute.database import Database
+from shardlite.execute.deadline import Deadline
+from shardlite.execute.merge import merge_rows
+from shardlite.execute.result import Result
+from shardlite.execute.state import State
+from shardlite.execute.workers import run_on_shards
+from shardlite.execute.writes import StaleEpochError
+from shardlite.sql.order import OrderSpec
+from shardlite.sql.plan import Plan
+
+SMALL = 1_000
+"""Rows of a shard up to which an answer is read at once, so that no connection is held."""
+_BATCH = 500
+_BY_ROWID = OrderSpec("", ("rowid",), (False,), ("BINARY",), by_rowid=True)
+_SHOWN = itemgetter(slice(1, None))
+
+
+def read(database: Database, state: State, plan: Plan, deadline: Deadline) -> Result:
+    """Run a plan that only reads, without a program: one shard, the home shard or a fan-out."""
+    streams = Streams(database, plan, deadline)
+    streams.fill()
+    if not database.is_current(state):
+        streams.close()
+        raise StaleEpochError
+    parts = [streams.rows(index) for index in range(len(plan.shards))]
+    columns = streams.columns
+    if not plan.merge_rowid:
+        rows: Iterator[tuple[Any, ...]] = chain.from_iterable(parts)
+    elif len(parts) == 1:
+        columns, rows = columns[1:], map(_SHOWN, parts[0])
+    else:
+        moved = [((*row[1:], row[0]) for row in part) for part in parts]
+        columns, rows = columns[1:], merge_rows(moved, _BY_ROWID)
+    if streams.closed:
+        return Result(columns, rows)
+    return Result(columns, rows, close=streams.close, abandon=streams.abandon)
+
+
+class Streams:
+    """The open cursors of one query, a connection for each, until all rows are read or the result is closed.
+
+    All shards begin side by side. After their first rows they are read one after the other unless a merge needs them
+    side by side; rows come in batches, so that the interpreter lock isn't handed to and fro per row.
+    """
+
+    def __init__(self, database: Database, plan: Plan, deadline: Deadline) -> None:
+        self.columns: Sequence[str] = ()
+        self.closed = False
+        self._database = database
+        self._plan = plan
+        self._deadline = deadline
+        self._shards = [database.shards[shard] for shard in plan.shards]
+        self._pools = [shard.pool for shard in self._shards]
+        self._cursors: list[Any] = [None] * len(self._shards)
+        self._heads: list[list[tuple[Any, ...]]] = []
+        self._connections: list[Connection] = []
+        if len(self._pools) == 1:
+            self._connections = [self._pools[0].acquire(deadline.wait_s)]
+        else:
+            self._connections = database.budget.acquire_all(self._pools, deadline.wait_s)
+
+    def fill(self) -> None:
+        """Run the statement everywhere and read the first rows; a small answer ends here."""
+        plan, places = self._plan, {shard: place for place, shard in enumerate(self._plan.shards)}
+        try:
+            self._deadline.watch(self._connections)
+            sessions = dict(zip(plan.shards, self._connections, strict=True))
+            self._heads = run_on_shards(
+                lambda shard: self._begin(places[shard]), plan.shards, plan.sql, sessions, self._deadline
+            )
+            self.columns = [column[0] for column in self._cursors[0].description or ()]
+        except BaseException:
+            self.close()
+            raise
+        if all(len(head) < SMALL for head in self._heads):
+            self.close()
+
+    def _begin(self, place: int) -> list[tuple[Any, ...]]:
+        try:
+            cursor = self._cursors[place] = self._connections[place].stream(self._plan.sql, self._plan.parameters)
+            head: list[tuple[Any, ...]] = cursor.fetchmany(SMALL)
+        except sqlite3.Error as error:
+            self._deadline.explain(error)
+            self._shards[place].fail(error, self._plan.sql)
+        return head
+
+    def rows(self, index: int) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of one shard; of an answer that ended with its first rows no connection is needed."""
+        head = self._heads[index]
+        yield from head
+        if len(head) < SMALL:
+            return
+        head.clear()
+        cursor = self._cursors[index]
+        while True:
+            self._deadline.check()
+            try:
+                batch = cursor.fetchmany(_BATCH)
+            except sqlite3.Error as error:
+                self._deadline.explain(error)
+                self._shards[index].fail(error, self._plan.sql)
+            if not batch:
+                return
+            yield from batch
+
+    def abandon(self) -> None:
+        """Close from a finaliser, which may run at any line of this thread, also inside a lock that closing takes."""
+        if any(pool.is_locked for pool in self._pools) or self._database.budget.is_locked:
+            self._database.abandoned.append(self.close)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Give the connections back. Idempotent."""
+        self.closed = True
+        connections, self._connections = self._connections, []
+        if not connections:
+            return
+        self._deadline.release(connections)
+        try:
+            for cursor in self._cursors:
+                if cursor is not None:
+                    cursor.close()
+        finally:
+            if len(connections) == 1:
+                self._pools[0].release(connections[0])
+            else:
+                self._database.budget.release_all(self._pools, connections)

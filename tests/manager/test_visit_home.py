@@ -1,0 +1,83 @@
+"""Virtual tables, and large single ones, beside sharded tables in one query: against one file."""
+
+from __future__ import annotations
+
+import pytest
+
+from shardlite import ShardManager
+from shardlite.driver import sqlite3
+from shardlite.errors import NotSupportedError
+from shardlite.sql.plan import PlanKind
+
+QUERIES = (
+    "SELECT t.id, t.b FROM f JOIN t ON t.id = f.rowid WHERE f MATCH 'apple' ORDER BY rank, t.id",
+    "SELECT t.id, snippet(f, 0, '<', '>', '..', 3) FROM f, t WHERE f MATCH 'pear' AND t.id = f.rowid AND t.b > 0",
+    "SELECT t.id, g.x0 FROM g, t WHERE g.id = t.id AND g.x0 > 3 AND t.b = 1 ORDER BY t.id DESC",
+    "SELECT count(*) FROM t WHERE id IN (SELECT rowid FROM f WHERE f MATCH 'pear')",
+    "WITH q AS (SELECT rowid AS r FROM f WHERE f MATCH 'w3') SELECT t.* FROM t JOIN q ON q.r = t.id",
+    "SELECT t.id AS rowid, f.body FROM t JOIN f ON f.rowid = t.id ORDER BY t.id DESC LIMIT (SELECT count(*) FROM t) / 2",
+    "SELECT t.b, count(*), sum(big.v) FROM t JOIN big ON big.t_id = t.id WHERE t.b = 2 GROUP BY t.b",
+)
+
+
+@pytest.fixture
+def plain() -> sqlite3.Connection:
+    return sqlite3.connect(":memory:", isolation_level=None)
+
+
+@pytest.fixture
+def filled(manager: ShardManager, plain: sqlite3.Connection) -> ShardManager:
+    names = {row[0] for row in plain.execute("SELECT name FROM pragma_module_list")}
+    if not {"fts5", "rtree"} <= names:
+        pytest.skip("this SQLite has no FTS5 or no R-Tree")
+    for ddl in (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, b INT)",
+        "CREATE VIRTUAL TABLE f USING fts5(body)",
+        "CREATE VIRTUAL TABLE g USING rtree(id, x0, x1)",
+        "CREATE TABLE big (t_id INT, v INT) /* shardlite: kind=single */",
+    ):
+        manager.apply_schema(ddl)
+        plain.execute(ddl)
+    for run in (plain.execute, manager.execute):
+        for i in range(1, 13):
+            word = "apple" if i % 2 else "pear"
+            run("INSERT INTO t VALUES (?, ?, ?)", (i, f"w{i}", i % 3))
+            run("INSERT INTO f (rowid, body) VALUES (?, ?)", (i, f"w{i} {word}"))
+            run("INSERT INTO g VALUES (?, ?, ?)", (i, i, i + 1))
+        for i in range(100):
+            run("INSERT INTO big VALUES (?, ?)", (i % 12, i))
+    return manager
+
+
+@pytest.mark.parametrize("sql", QUERIES)
+def test_against_one_file(filled: ShardManager, plain: sqlite3.Connection, sql: str) -> None:
+    result = filled.execute(sql)
+    expected = plain.execute(sql)
+    rows = expected.fetchall()
+    assert rows and [tuple(row) for row in result] == rows
+    assert list(result.columns) == [column[0] for column in expected.description]
+
+
+def test_only_the_rows_needed_visit(filled: ShardManager) -> None:
+    sql = "SELECT f.body FROM f JOIN t ON t.id = f.rowid WHERE f MATCH 'apple' AND t.b = 2"
+    assert filled.explain(sql).kind == PlanKind.BROADCAST
+    result = filled.execute(sql)
+    rows = result.fetchall()
+    assert result.rows_moved == 4 + len(rows)  # ids 2, 5, 8, 11 go there; what was found comes back
+
+
+def test_a_large_single_table_stays(filled: ShardManager) -> None:
+    sql = "SELECT t.b, count(*) FROM t JOIN big ON big.t_id = t.id WHERE t.b = 2 GROUP BY t.b"
+    assert filled.execute(sql).rows_moved < 100
+
+
+def test_a_parameter_of_match(filled: ShardManager, plain: sqlite3.Connection) -> None:
+    sql = "SELECT t.a FROM f JOIN t ON t.id = f.rowid WHERE f MATCH :word AND t.b < :most ORDER BY t.id"
+    values = {"word": "apple", "most": 2}
+    assert filled.execute(sql, values).fetchall() == plain.execute(sql, values).fetchall()
+
+
+def test_what_cannot_visit_is_refused(filled: ShardManager) -> None:
+    filled.apply_schema("CREATE VIEW v AS SELECT t.id, f.body FROM t JOIN f ON f.rowid = t.id")
+    with pytest.raises(NotSupportedError, match="the virtual table f beside sharded tables"):
+        filled.execute("SELECT * FROM v")
