@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from shardlite.driver import sqlite3
 from shardlite.errors import InternalError, StatementTimeoutError
@@ -19,6 +19,14 @@ from shardlite.router.table import Table, TableKind
 from shardlite.sql.plan import Into, Plan
 
 _BATCH = 10_000
+
+
+class _Failed(Exception):
+    """The statement failed as one file would have."""
+
+    def __init__(self, error: sqlite3.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def insert_query(database: Database, state: State, plan: Plan, past: Past, deadline: Deadline) -> Result:
@@ -44,6 +52,8 @@ def insert_query(database: Database, state: State, plan: Plan, past: Past, deadl
             deadline.check()
         except StatementTimeoutError:
             raise
+        except _Failed as failed:
+            raise failed.error from failed.error.__cause__
         except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
             deadline.explain(error)
             raise AskOneFileError(str(error)) from error
@@ -65,14 +75,50 @@ def _insert(
     lastrowid: Any = None
     while rows := coordinator.first(cursor, _BATCH):
         batch = Batch(database, state, table, [(into.columns, rows)])
-        batch.probe(scope)
+        failures: list[sqlite3.Error] = []
+        try:
+            batch.probe(scope)
+        except sqlite3.IntegrityError as error:
+            failures.append(error)
         before = _changed(scope)
-        count += batch.write_rows(scope)
+        count += _write(scope, table, batch, failures)
         total += _changed(scope) - before
+        if failures:
+            _fail(failures, coordinator, cursor)
         lastrowid = batch.last_id
     if table.kind is TableKind.REFERENCE:
         total //= len(scope.sessions)
     return count, total, lastrowid
+
+
+def _write(scope: WriteScope, table: Table, batch: Batch, failures: list[sqlite3.Error]) -> int:
+    """Insert the rows of a batch, on each shard up to the first that doesn't fit; return how many."""
+    count = 0
+    if table.kind is not TableKind.SHARDED:
+        try:
+            return batch.write_rows(scope)
+        except (sqlite3.IntegrityError, sqlite3.OperationalError) as error:
+            failures.append(error)
+            return 0
+    for plan, buckets in batch.parts:
+        for shard in sorted(buckets):
+            try:
+                count += scope.run_many(shard, plan.insert_sql, buckets[shard])
+            except (sqlite3.IntegrityError, sqlite3.OperationalError) as error:
+                failures.append(error)
+    return count
+
+
+def _fail(failures: list[sqlite3.Error], coordinator: Coordinator, cursor: sqlite3.Cursor) -> NoReturn:
+    """Raise what one file says, where it can be told: its first row that doesn't fit is the first of some shard."""
+    first = failures[0]
+    said = {(type(error), str(error).partition(" [")[0]) for error in failures}
+    # A foreign key is looked at when all rows are there, and a query may have failed before the first of its rows.
+    if len(said) > 1 or str(first).startswith("FOREIGN KEY"):
+        raise AskOneFileError(str(first)) from first
+    while coordinator.first(cursor, _BATCH):
+        pass
+    raise _Failed(first)
 
 
 def _changed(scope: WriteScope) -> int:

@@ -145,6 +145,8 @@ class InsertIds:
     needs_id_for_key: bool = False
     explicit_ids: tuple[int, ...] = ()
     probe: bool = False
+    order: tuple[int, ...] = ()
+    """The ids of all rows, in the order of the rows, once they are known."""
 
 
 class Plan(NamedTuple):
