@@ -50,7 +50,7 @@ class Worker:
 
 
 class Scheduler:
-    """Runs threads one at a time. ``choose(options, may_stay)`` picks among those that can run, the present one first."""
+    """Runs threads one at a time. ``choose(options, may_stay)`` picks who of those that can; first is who runs now."""
 
     def __init__(self, choose: Callable[[int, bool], int], patience_s: float = 0.0) -> None:
         self.now = 0.0
@@ -215,6 +215,7 @@ class World:
             )
             for number in range(pools)
         ]
+        self.met = 0
         scheduler.check = self.check
 
     def check(self) -> None:
@@ -254,6 +255,20 @@ class World:
                 assert len(set(map(id, connections))) == len(numbers)
                 self.scheduler.point()
                 self.budget.release_all(pools, connections)
+
+        return body
+
+    def meeting(self, count: int, *numbers: int) -> Callable[[], None]:
+        """An operation that keeps what it has until ``count`` such have theirs: there is room for all of them."""
+
+        def body() -> None:
+            pools = [self.pools[number] for number in numbers]
+            self.do(f"taking {numbers}")
+            connections = self.budget.acquire_all(pools, 1e6) if len(pools) > 1 else [pools[0].acquire()]
+            self.do(f"waiting for others with {numbers}")
+            self.met += 1
+            self.scheduler.point(lambda: self.met >= count)
+            self.budget.release_all(pools, connections)
 
         return body
 
@@ -399,6 +414,14 @@ PLANS: dict[str, tuple[Plan, dict[str, Any]]] = {
     "singles only": (
         lambda world: [world.single(0), world.single(1), world.single(1, close=True), world.single(2)],
         {"limit": 1},
+    ),
+    "two permits come free": (
+        lambda world: [world.single(0, close=True), world.single(1), world.meeting(2, 2), world.meeting(2, 3)],
+        {"pools": 4},
+    ),
+    "operations side by side": (
+        lambda world: [world.single(0), world.meeting(2, 0, 1), world.meeting(2, 2, 3)],
+        {"limit": 4, "pools": 4, "places": 1},
     ),
     # Beyond the cap an operation may wait for GRACE_S.
     "beyond the cap": (
