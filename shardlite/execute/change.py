@@ -266,7 +266,8 @@ class Changer:
 
     def _identity(self, table: Table) -> list[str]:
         if table.rowid_name is not None:
-            return [quote(table.rowid_name) if table.rowid_alias else table.rowid_name]
+            # The sign: where the first column is REAL, SQLite 3.40 makes a float of a bare rowid in RETURNING.
+            return [f"+{quote(table.rowid_name) if table.rowid_alias else table.rowid_name}"]
         return list(map(quote, table.primary_key))
 
     def _shard(self, state: State, plan: InsertPlan, values: Sequence[Any]) -> int:

@@ -133,7 +133,8 @@ class Coordinator:
                 if shared and answers[shard].streaming:
                     # Its session goes on reading the shared database, so the rows wait beside it.
                     for number in numbers:
-                        spools.setdefault(number, self._spool(moves[number], number))
+                        if number not in spools:
+                            spools[number] = self._spool(moves[number], number)
                 into = [spools.get(number, moves[number]) for number in numbers]
                 for number, count in zip(numbers, self._take(answers[shard], into), strict=True):
                     counts[number] += count

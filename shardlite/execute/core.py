@@ -108,16 +108,16 @@ class DatabaseCore(ABC):
         if not self.config.create:
             raise ShardUnavailableError(f"{self.directory} holds no shardlite database ({CATALOG_NAME} is missing)")
         self._require_no_orphans(path)
-        try:
-            os.makedirs(self.directory, exist_ok=True)
-        except OSError as error:
-            raise OperationalError(f"can't create the directory {self.directory}: {error.strerror or error}") from error
         num_shards = self.config.num_shards or _shards_of(strategy) or DEFAULT_SHARDS
 
         def make_layout() -> Layout:
             return Layout.create(num_shards, strategy, encoding=encoding)
 
-        make_layout()  # a layout that can't be must not leave an empty catalog behind
+        make_layout()  # a layout that can't be must not leave an empty directory or catalog behind
+        try:
+            os.makedirs(self.directory, exist_ok=True)
+        except OSError as error:
+            raise OperationalError(f"can't create the directory {self.directory}: {error.strerror or error}") from error
         return Catalog.open_or_create(path, make_layout, strategy=strategy, timeout_s=self.timeout_s)
 
     def _require_no_orphans(self, path: Path) -> None:

@@ -205,16 +205,20 @@ class PlanningConnection:
         with self._lock:
             self._log = log = _Log()
             self._connection.set_authorizer(log.note)
+            self._connection.text_factory = (
+                bytes  # blobs of the statement stand among the operands, as if they were text
+            )
             try:
                 rows = self._connection.execute("EXPLAIN " + sql, _nothing(text)).fetchall()
             except (sqlite3.Error, sqlite3.Warning) as error:
                 _raise(error)
             finally:
+                self._connection.text_factory = str
                 self._connection.set_authorizer(None)
             missing = sorted(log.functions & self._missing)
         if missing:
             raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
-        return log, frozenset(row[1] for row in rows)
+        return log, frozenset(row[1].decode("ascii") for row in rows)
 
     def columns(self, sql: str) -> tuple[str, ...]:
         """Return the names of a query's result columns; empty where they can't be told without running it.

@@ -430,7 +430,7 @@ class SchemaDraft:
         self._conn.set_authorizer(note)
         try:
             for statement in statements:
-                self._conn.execute(f"EXPLAIN {statement}").fetchall()
+                self._conn.execute(f"EXPLAIN {statement}").close()  # blobs among the operands can't be fetched as text
         except sqlite3.Error as error:
             reraise(error, f"a trigger of {table.name}")
         finally:

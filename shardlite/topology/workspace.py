@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError
-from shardlite.execute.files import sync_directory
+from shardlite.execute.files import CATALOG_NAME, sync_directory
 from shardlite.topology.source import StrPath
 
 _LOCK_NAME = "import.lock"
@@ -67,8 +67,9 @@ def require_free(target: Path) -> None:
     with _explained(target), os.scandir(target) as entries:
         found = next(entries, None)
     if found is not None:
+        what = "a shardlite database" if (target / CATALOG_NAME).exists() else found.name
         raise OperationalError(
-            f"{target} exists and is not empty (it holds {found.name}): import into a new directory, or remove it first"
+            f"{target} exists and is not empty (it holds {what}): import into a new directory, or remove it first"
         )
 
 

@@ -351,7 +351,7 @@ def test_import_of_an_unknown_table_is_named(source: Path, tmp_path: Path, shard
 
 
 def test_import_over_a_database_is_refused(source: Path, shop: Path, shardlite: Any) -> None:
-    failure(shardlite("import", source, shop), str(shop))
+    failure(shardlite("import", source, shop), str(shop), "holds a shardlite database")
 
 
 def test_export_is_the_inverse_of_import(source: Path, shop: Path, tmp_path: Path, shardlite: Any) -> None:

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -381,6 +384,55 @@ def test_overdraw_counts_for_a_moment(make_pools: MakePools) -> None:
     assert budget.report().peak_open == 2
 
 
+class Watchdog:
+    """Notes the progress of threads; when there is none for a while, says what all of them are doing."""
+
+    def __init__(self, budget: ConnectionBudget, patience_s: float) -> None:
+        self.steps = 0
+        self.longest: dict[str, float] = {}
+        self.stalls: list[str] = []
+        self._budget = budget
+        self._patience_s = patience_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    @contextmanager
+    def step(self, kind: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.steps += 1
+        self.longest[kind] = max(self.longest.get(kind, 0.0), time.monotonic() - started)
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _progress(self) -> tuple[int, ...]:
+        report = self._budget.report()
+        return self.steps, report.open, report.reserved, report.waiting, report.evictions, self._budget._numbers
+
+    def _watch(self) -> None:
+        seen, since = self._progress(), time.monotonic()
+        while not self._over.wait(0.1):
+            now = self._progress()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > self._patience_s:
+                stacks = [f"thread {ident}:\n{''.join(traceback.format_stack(frame))}" for ident, frame in _stacks()]
+                self.stalls.append(
+                    f"nothing happened for {self._patience_s} s; {self._budget.report()}\n" + "\n".join(stacks)
+                )
+                since = time.monotonic()
+
+
+def _stacks() -> list[tuple[int, FrameType]]:
+    return [(ident, frame) for ident, frame in sys._current_frames().items() if ident != threading.get_ident()]
+
+
 def _mix(
     budget: ConnectionBudget,
     pools: list[ConnectionPool],
@@ -391,6 +443,8 @@ def _mix(
 ) -> int:
     """Run single and many-pool operations in 8 threads; return the largest number of open files seen."""
     peak = 0
+    dog = Watchdog(budget, 3.0)
+    started = time.monotonic()
     errors: list[BaseException] = []
 
     def work(number: int) -> None:
@@ -400,7 +454,8 @@ def _mix(
             for _ in range(rounds):
                 if rng.random() < 0.15:
                     chosen = rng.sample(pools, rng.choice(spans))
-                    conns = budget.acquire_all(chosen, 120)
+                    with dog.step(f"taking {len(chosen)}"):
+                        conns = budget.acquire_all(chosen, 120)
                     try:
                         assert len({id(conn) for conn in conns}) == len(chosen)
                         for conn in conns[:3]:
@@ -412,7 +467,8 @@ def _mix(
                 else:
                     pool = rng.choice(pools)
                     give_back = pool.release if rng.random() < 0.7 else pool.close_connection
-                    conn = pool.acquire(120)
+                    with dog.step("taking 1"):
+                        conn = pool.acquire(120)
                     try:
                         # In this mode BUSY comes back at once, and the caller polls: two threads may write to one file.
                         retry_busy(partial(conn.run, "INSERT INTO t VALUES (1)"), time.monotonic() + 120, "to insert")
@@ -425,13 +481,17 @@ def _mix(
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(250)
-    assert not any(thread.is_alive() for thread in threads), budget.report()
-    assert not errors, errors
+    with dog:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(250)
     report = budget.report()
+    longest = ", ".join(f"{kind}: {seconds:.2f}" for kind, seconds in sorted(dog.longest.items()))
+    print(f"{time.monotonic() - started:.1f} s, {dog.steps} steps, longest wait in s: {longest}; {report}")
+    assert not dog.stalls, dog.stalls[0]
+    assert not any(thread.is_alive() for thread in threads), report
+    assert not errors, errors
     assert (report.reserved, report.waiting) == (0, 0)
     assert all(pool.get_statistics().active_connections == 0 for pool in pools)
     return peak

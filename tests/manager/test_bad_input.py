@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from shardlite import HashStrategy, RangeStrategy, ShardManager
+from shardlite import DirectoryStrategy, HashStrategy, RangeStrategy, ShardManager
 from shardlite.driver import sqlite3
 from shardlite.errors import (
     DatabaseError,
@@ -448,7 +448,9 @@ def test_wrong_layout(directory: Path, make_manager: Make) -> None:
         make_manager("other", config={"shards": 3})
     with pytest.raises(TypeError):
         make_manager("other", shards=3)
-    assert not (directory.parent / "other").exists() or not list((directory.parent / "other").iterdir())
+    with pytest.raises(ProgrammingError, match="directory puts the key"):
+        make_manager("other", num_shards=3, strategy=DirectoryStrategy({"a": 9}))
+    assert not (directory.parent / "other").exists()
     assert make_manager("shop", num_shards=4, strategy=HashStrategy()).count("users") == 2000
 
 

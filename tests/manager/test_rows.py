@@ -148,3 +148,18 @@ def test_refused_rows_do_not_use_up_the_ids(manager: ShardManager) -> None:
         assert manager.delete(table, {"id": top}) == 1
         assert manager.insert(table, {"n": 4, **extra}) < 10
     assert manager.check().ok
+
+
+@pytest.mark.parametrize(
+    "ddl", ["CREATE TABLE r (k REAL PRIMARY KEY, v)", "CREATE TABLE r (k REAL, id INTEGER PRIMARY KEY)"]
+)
+def test_upsert_returns_a_whole_number_where_the_first_column_is_real(manager: ShardManager, ddl: str) -> None:
+    manager.create_table(ddl)
+    big = 2**60 + 1
+    if "id" in ddl:
+        found = [manager.upsert("r", {"id": big, "k": k}) for k in (1.5, 2)]
+        assert manager.get("r", big) == {"k": 2.0, "id": big}
+    else:
+        found = [manager.upsert("r", {"k": 5, "v": v}) for v in (1, 2)]
+        big = 1
+    assert list(map(repr, found)) == [repr(big)] * 2

@@ -7,13 +7,14 @@ import re
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from shardlite import ShardManager
 from shardlite.driver import DRIVER_NAME, sqlite3
-from shardlite.errors import InterfaceError, OperationalError, ProgrammingError, RoutingError
+from shardlite.errors import IntegrityError, InterfaceError, OperationalError, ProgrammingError, RoutingError
 
 Make = Callable[..., ShardManager]
 
@@ -435,3 +436,30 @@ def test_the_word_conflict_in_a_value_hides_no_rowid(make_manager: Callable[...,
     assert manager.execute("INSERT INTO t (name) VALUES ('conflict')").lastrowid == 1
     sql = "INSERT INTO t VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET name = 'y'"
     assert manager.execute(sql).lastrowid is None
+
+
+# -- blobs -------------------------------------------------------------------------------------------------------------
+
+
+def test_blobs_that_are_no_text_in_statements_and_definitions(make_manager: Make) -> None:
+    """What SQLite says of a prepared statement holds its blobs as if they were text."""
+    manager = make_manager(num_shards=3)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as plain:
+        for sql in (
+            "CREATE TABLE t (k PRIMARY KEY, v DEFAULT x'fe', CHECK (v <> x'fc'))",
+            "CREATE TABLE log (k, v)",
+            "CREATE TRIGGER noted BEFORE UPDATE ON t WHEN NEW.v = x'ff' BEGIN SELECT RAISE(ABORT, 'no'); END",
+            "INSERT INTO t VALUES (x'ff', x'80'), (1, x'ff00ff'), ('a', NULL)",
+            "INSERT INTO t (k) VALUES (x'c3')",
+            "SELECT * FROM t WHERE k = x'ff'",
+            "SELECT * FROM t WHERE k IN (x'ff', 1) AND v > x'7f'",
+            "SELECT hex(v || x'ff'), count(*) FROM t GROUP BY v <> x'fd' ORDER BY 1",
+            "UPDATE t SET v = x'fb' WHERE k = x'ff'",
+            "UPDATE t SET v = x'fa' WHERE v = (SELECT x'fb')",
+            "DELETE FROM t WHERE k = x'c3'",
+            "CREATE INDEX by_v ON t (v) WHERE v <> x'ee'",
+            "SELECT k, v FROM t ORDER BY k",
+        ):
+            assert list(map(tuple, manager.execute(sql).fetchall())) == plain.execute(sql).fetchall(), sql
+    with pytest.raises(IntegrityError, match="no"):
+        manager.execute("UPDATE t SET v = x'ff' WHERE k = x'ff'")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from test_slt import files, records
+from logic_tests import records
+from test_slt import files
 from token_oracle import DEPENDS_ON_VERSION, Oracle
 
 from shardlite.driver import sqlite3

@@ -21,8 +21,8 @@ from shardlite.sql.statement import Statement
 from shardlite.sql.template import PushedDown
 from shardlite.sql.tokens import tokenize
 
-_WORTH = 0.5
-"""Rows are sent to the shards only where they are this much fewer than those that a gather would bring."""
+_WORTH = 0.95
+"""Rows are sent to the shards where they are fewer than those that a gather would bring: the work is then shared."""
 
 
 def broadcast(statement: Statement) -> PushedDown | None:
