@@ -337,16 +337,6 @@ class PoolCore(PoolOpening):
         holders = [conn.holder for conn in taken if conn.holder is not None]
         return holders, [conn for conn in taken if conn.holder is None]
 
-    def _taken(self) -> tuple[list[Holder], list[Connection]]:
-        """Return who has connections, and those that are in a single statement. The lock is held.
-
-        A function of its own: Python 3.12 and later inline comprehensions, and the cleaning up after one that was
-        interrupted is not within the ``with`` block around it, which would keep its lock.
-        """
-        taken = [thing for thing in self._open.values() if isinstance(thing, Connection) and is_taken(thing)]
-        holders = [conn.holder for conn in taken if conn.holder is not None]
-        return holders, [conn for conn in taken if conn.holder is None]
-
     def _exhausted(self, timeout_s: float, waited_s: float) -> PoolExhaustedError:
         who = "; ".join(text for text, _ in self._users())
         waiting = len(self._waiting)
