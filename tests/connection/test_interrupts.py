@@ -138,7 +138,7 @@ USES: list[Callable[[ConnectionPool], None]] = [
 
 
 def check_nothing_is_lost(pool: ConnectionPool, fired: str) -> None:
-    is_locked = pool._lock.locked()  # asked here: to show the pool in a failed assertion, pytest would wait for the lock
+    is_locked = pool._lock.locked()  # before the assertion: to show the pool in it, pytest would wait for the lock
     assert not is_locked, f"the lock is held after {fired}"
     held = []
     try:
