@@ -61,8 +61,8 @@ class Connection(sqlite3.Connection):
     """A ``sqlite3.Connection`` of a pool (or of a thread): counted, able to be ended by others, and reset on return.
 
     Use it in one thread at a time. Beside the interface of ``sqlite3`` it has ``fetch_row``, ``fetch_all``,
-    ``fetch_some``, ``run``, ``run_many`` and ``stream``: short cuts that give plain tuples whatever the ``row_factory``. After its pool was
-    closed every call raises PoolClosedError.
+    ``fetch_some``, ``run``, ``run_many`` and ``stream``: short cuts that give plain tuples whatever the
+    ``row_factory``. After its pool was closed every call raises PoolClosedError.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -239,7 +239,7 @@ class ConnectionPool(ExpressLane):
             self._closed = True
             self._fast_until = _NEVER
             self._idle.clear()
-            victims = [thing for thing in self._open.values() if isinstance(thing, Connection)]
+            victims = tuple(thing for thing in self._open.values() if isinstance(thing, Connection))  # see _taken
             for ref in self._waiting:
                 self._wake_closed(ref())
             self._waiting.clear()

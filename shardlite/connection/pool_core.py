@@ -151,9 +151,9 @@ class PoolCore(PoolOpening):
     def _leave(self, waiter: Waiter, *, timed_out: bool) -> None:
         """Leave the queue, keeping what was given at the last instant."""
         with self._lock:
-            for ref in list(self._waiting):
-                if ref() is waiter:
-                    self._waiting.remove(ref)
+            mine = next((ref for ref in self._waiting if ref() is waiter), None)
+            if mine is not None:
+                self._waiting.remove(mine)
             if timed_out and waiter.given is None and not waiter.closed:
                 self._timeouts += 1
 
@@ -323,12 +323,19 @@ class PoolCore(PoolOpening):
         """Say who has the connections that are handed out, and for how many seconds."""
         now = self._clock()
         with self._lock:  # so that no other thread's search is disturbed by the references that this one makes
-            taken = [thing for thing in self._open.values() if isinstance(thing, Connection) and is_taken(thing)]
-            holders = [conn.holder for conn in taken if conn.holder is not None]
-            nameless = [conn for conn in taken if conn.holder is None]
-            del taken
+            holders, nameless = self._taken()
         users = [(describe_holder(holder, now), max(0.0, now - holder[1])) for holder in holders]
         return users + [(describe_statement(conn, now), max(0.0, now - conn.idle_since)) for conn in nameless]
+
+    def _taken(self) -> tuple[list[Holder], list[Connection]]:
+        """List who took the connections that are handed out, and those that nobody took for longer than a statement.
+
+        Under the lock. A function of its own, since an interrupt in a loop with a condition goes past the ``with`` that
+        the loop stands in (Python 3.12 and 3.13 forget it in the jump back), and the lock would be held for ever.
+        """
+        taken = [thing for thing in self._open.values() if isinstance(thing, Connection) and is_taken(thing)]
+        holders = [conn.holder for conn in taken if conn.holder is not None]
+        return holders, [conn for conn in taken if conn.holder is None]
 
     def _exhausted(self, timeout_s: float, waited_s: float) -> PoolExhaustedError:
         who = "; ".join(text for text, _ in self._users())

@@ -373,6 +373,68 @@ def test_a_thread_that_waits_for_a_permit_uses_the_reservation_in_its_pool(make_
     assert sorted(done) == ["operation", "single"]
 
 
+def test_what_others_took_beyond_the_cap_is_closed_when_they_return_it(make_pools: MakePools) -> None:
+    """Threads may take what an operation beyond the cap returns before the rest of it is closed."""
+    budget = ConnectionBudget(2)
+    pools = make_pools(budget, 6, max_connections=1)
+    conns = budget.acquire_all(pools, 10)
+    taken: list[Connection] = []
+
+    def release_and_take(release: Callable[[Connection], None], pool: ConnectionPool, conn: Connection) -> None:
+        release(conn)
+        taken.append(pool.acquire())
+
+    for pool in pools:
+        pool.release = partial(release_and_take, pool.release, pool)
+    budget.release_all(pools, conns)
+    assert budget.report().open == 6
+    for pool, conn in zip(pools, taken, strict=True):
+        del pool.release
+        pool.release(conn)
+    assert budget.report().open == 2
+    budget.release_all(pools, budget.acquire_all(pools, 10))
+
+
+def test_an_operation_beyond_the_cap_that_was_lost_does_not_lift_the_cap(make_pools: MakePools) -> None:
+    budget = ConnectionBudget(2)
+    pools = make_pools(budget, 6, max_connections=1)
+    for pool, conn in zip(pools, budget.acquire_all(pools, 10), strict=True):
+        pool.release(conn)  # not by release_all
+    gc.collect()
+    use(pools[0])
+    budget.release_all(pools[:2], budget.acquire_all(pools[:2], 10))
+    assert budget.report().open == 2
+
+
+@pytest.mark.parametrize("users", [1, 3])
+@pytest.mark.parametrize("many", [False, True])
+def test_threads_that_pass_connections_on_starve_nobody(make_pools: MakePools, users: int, many: bool) -> None:
+    budget = ConnectionBudget(2)
+    pools = make_pools(budget, 4, max_connections=1)
+    stop = threading.Event()
+
+    def hammer(pool: ConnectionPool) -> None:
+        sql = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 500) SELECT count(*) FROM c"
+        while not stop.is_set():
+            pool.express_row(sql)
+
+    threads = [threading.Thread(target=hammer, args=(pool,)) for pool in pools[:2] for _ in range(users)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            until(lambda: budget.report().open == 2)
+            if many:
+                chosen = [pools[0], pools[2]]
+                budget.release_all(chosen, budget.acquire_all(chosen, 10))
+            else:
+                pools[3].close_connection(pools[3].acquire(10))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+
+
 def test_overdraw_counts_for_a_moment(make_pools: MakePools) -> None:
     budget = ConnectionBudget(1)
     (pool,) = make_pools(budget, 1)

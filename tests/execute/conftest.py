@@ -47,5 +47,3 @@ def require_clean(filled: ShardManager) -> Callable[[], None]:
         assert filled.execute("SELECT count(*) FROM t").scalar() == ROWS
 
     return check
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,9 +25,8 @@ def slow(x: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def registered(filled: ShardManager) -> Iterator[None]:
+def registered(filled: ShardManager) -> None:
     filled.create_function("slow", 1, slow, deterministic=True)
-    yield
 
 
 WHERE_IT_IS = {
@@ -37,7 +36,7 @@ WHERE_IT_IS = {
     "gather": "SELECT count(*) FROM t JOIN t u JOIN t v ON u.a = v.a AND t.b < u.b AND u.id > v.b",
     "home shard": "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n",
     "UPDATE of one shard": "UPDATE t SET a = " + FOREVER + " WHERE id = 5",
-    "UPDATE of all shards": "UPDATE t SET a = (SELECT slow(t.a) + slow(t.b) + slow(t.id) + slow(1) + slow(2) + slow(3))",
+    "UPDATE of all shards": "UPDATE t SET a = (SELECT slow(t.a) + slow(t.b) + slow(t.id) + slow(1) + slow(2))",
     "gather and write": "UPDATE t SET a = (SELECT count(*) FROM t u JOIN t v WHERE u.b < v.b AND u.a < t.a)",
 }
 
@@ -50,7 +49,8 @@ def test_what_runs_is_ended(filled: ShardManager, require_clean: Callable[[], No
     with pytest.raises(StatementTimeoutError) as caught:
         filled.execute(sql, timeout=0.3).fetchall()
     assert time.monotonic() - started < PATIENCE_S
-    assert "its timeout of 0.3 s" in str(caught.value) and sql[:60] in str(caught.value)
+    assert "its timeout of 0.3 s" in str(caught.value)
+    assert sql[:60] in str(caught.value)
     assert isinstance(caught.value, TimeoutError)
     require_clean()
     assert filled.execute("SELECT sum(a), count(*) FROM t").fetchall() == before
@@ -62,17 +62,16 @@ def test_reading_the_rows_counts(filled: ShardManager, require_clean: Callable[[
     next(rows)
     time.sleep(2.1)
     with pytest.raises(StatementTimeoutError, match="its timeout of 2 s"):
-        for _ in rows:
-            pass
+        sum(1 for _ in rows)
     require_clean()
 
 
 def test_reading_what_the_coordinator_gives_counts(filled: ShardManager, require_clean: Callable[[], None]) -> None:
     rows = iter(filled.execute("SELECT t.id, u.id FROM t, t u WHERE t.a + u.a > 1", timeout=2))
     next(rows)
+    time.sleep(2.1)
     with pytest.raises(StatementTimeoutError, match="its timeout of 2 s"):
-        for _ in rows:
-            time.sleep(0.002)
+        sum(1 for _ in rows)
     require_clean()
 
 
