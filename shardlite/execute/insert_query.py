@@ -53,6 +53,7 @@ def insert_query(database: Database, state: State, plan: Plan, past: Past, deadl
         except StatementTimeoutError:
             raise
         except _Failed as failed:
+            past.note(0, 0, None)
             raise failed.error from failed.error.__cause__
         except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
             deadline.explain(error)

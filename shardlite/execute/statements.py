@@ -288,6 +288,10 @@ class StatementRunner:
                 return self._run_writes(state, [ready], deadline)
             except _IdsTakenError:
                 continue
+            except OperationalError:
+                if plan.kind is PlanKind.FAN_OUT_WRITE:
+                    self._past.changes = 0
+                raise
             except IntegrityError as error:
                 taken = error
                 self._past.changes = 0

@@ -190,6 +190,9 @@ def test_restricted(template: Template, sql: str, parameters: Any, bound: int, n
 @pytest.mark.parametrize("num_shards", SHARD_COUNTS)
 @pytest.mark.parametrize(("sql", "parameters"), FAILING, ids=lambda value: str(value)[:60])
 def test_failures(template: Template, sql: str, parameters: Any, num_shards: int) -> None:
+    with closing(plain(WORLD)) as whole, template.cluster(num_shards) as cluster:
+        for text, given in (("UPDATE w SET v = v", ()), (sql, parameters), ("SELECT changes()", ())):
+            assert cluster.run(text, given).rows == ask(whole, text, given).rows
     agree(template, sql, parameters, num_shards, PlanKind.FAN_OUT_WRITE)
     with closing(plain(WORLD)) as whole:
         assert ask(whole, sql, parameters).error
