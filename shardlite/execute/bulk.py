@@ -56,7 +56,7 @@ class BulkInserter:
     def _insert(self, name: str, first: list[Row], second: list[Row], source: Iterator[Row], batch_size: int) -> int:
         state = self._db.current()
         table = state.table(name)
-        prepared = _Batch(self._db, state, table, first, 0)
+        prepared = Batch(self._db, state, table, _by_shape(table, first, 0))
         everywhere = bool(second) or table.kind is TableKind.REFERENCE or prepared.probes
         shards = list(state.layout.shard_ids) if everywhere else prepared.shards
         with self._db.write_scope(shards, state) as scope:
@@ -65,25 +65,31 @@ class BulkInserter:
             total = prepared.write(scope)
             batch = second
             while batch:
-                total += _Batch(self._db, state, table, batch, total).write(scope)
+                total += Batch(self._db, state, table, _by_shape(table, batch, total)).write(scope)
                 batch = list(islice(source, batch_size))
         return total
 
 
-class _Batch:
+Shape = tuple[tuple[str, ...], list[tuple[Any, ...]]]
+"""Names of columns, and rows that have those."""
+
+
+class Batch:
     """Some rows, compiled by shape and split by shard."""
 
-    def __init__(self, database: DatabaseCore, state: State, table: Table, rows: Sequence[Row], offset: int) -> None:
+    def __init__(self, database: DatabaseCore, state: State, table: Table, shapes: Iterable[Shape]) -> None:
         self._db = database
         self._table = table
         self._layout = state.layout
         self.parts: list[tuple[InsertPlan, dict[int, list[tuple[Any, ...]]]]] = []
         self.ids: list[Any] = []
         """Rowids that the rows state and that are not the shard key."""
+        self.last_id: int | None = None
+        """The rowid of the last row, where the table's sequence is concerned with rowids."""
         self._drawn = False
         self._generated = False
         self._token = database.sequence(table).token
-        for names, values in _by_shape(table, rows, offset):
+        for names, values in shapes:
             plan = InsertPlan(state, table, names, False)
             self.parts.append((plan, self._split(plan, values)))
 
@@ -101,8 +107,17 @@ class _Batch:
         return sorted({shard for _, buckets in self.parts for shard in buckets})
 
     def write(self, scope: WriteScope) -> int:
+        """Insert the rows, whose ids are sure to be new, and return how many."""
+        self.probe(scope)
+        return self.write_rows(scope)
+
+    def probe(self, scope: WriteScope) -> None:
+        """Raise IntegrityError where an id that the rows state is there already."""
         if self.ids:
             self._db.require_new_ids(scope, self._table, self.ids, self._drawn)
+
+    def write_rows(self, scope: WriteScope) -> int:
+        """Insert the rows and return how many."""
         total = 0
         for plan, buckets in self.parts:
             if self._table.kind is TableKind.REFERENCE:
@@ -136,6 +151,7 @@ class _Batch:
             self._generated = True
             ids = self._db.take_ids(table, len(values))
             values = [(*row, rowid) for row, rowid in zip(values, ids, strict=True)]
+            self.last_id = values[-1][-1]
         elif plan.id_index is not None and table.sharded:
             stated = list(map(itemgetter(plan.id_index), values))
             if None in stated:
@@ -164,6 +180,7 @@ class _Batch:
                 f"{table.name}.{table.rowid_alias} is an INTEGER PRIMARY KEY: {wrong[0]!r} is no integer "
                 "(datatype mismatch)"
             )
+        self.last_id = stored[-1]
         self._drawn = self._db.note_ids(table, stored) or self._drawn
         if not plan.id_is_key:
             self.ids += stored
@@ -178,9 +195,7 @@ def _by_shard(values: list[tuple[Any, ...]], shards: list[int]) -> dict[int, lis
     return buckets
 
 
-def _by_shape(
-    table: Table, rows: Sequence[Row], offset: int
-) -> Iterator[tuple[tuple[str, ...], list[tuple[Any, ...]]]]:
+def _by_shape(table: Table, rows: Sequence[Row], offset: int) -> Iterator[Shape]:
     """Give the rows as tuples of values, in their order, as runs of rows with the same names.
 
     Almost always all rows have the names of the first; that is checked at C speed.

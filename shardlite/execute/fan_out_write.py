@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,17 @@ class _Done:
     failure: sqlite3.Error | None = None
 
 
+def fail_as_one_file(scope: WriteScope, failures: Mapping[int, tuple[sqlite3.Error, str]]) -> None:
+    """Raise what one file would for what failed on some shards, each at its own first row that doesn't fit.
+
+    Where they don't say the same, that is AskOneFileError. Does nothing where nothing failed.
+    """
+    for shard, (failure, sql) in failures.items():
+        if len({(type(other), str(other)) for other, _ in failures.values()}) > 1:
+            raise AskOneFileError(str(failure)) from failure
+        scope.fail(shard, failure, sql)
+
+
 def fan_out_write(scope: WriteScope, plan: Plan, deadline: Deadline) -> Result:
     """Run a FAN_OUT_WRITE in a scope that holds its shards.
 
@@ -51,11 +62,7 @@ def fan_out_write(scope: WriteScope, plan: Plan, deadline: Deadline) -> Result:
         return _Done([column[0] for column in cursor.description or ()], rows, cursor.rowcount)
 
     done = dict(zip(steps, run_on_shards(run, steps, plan.sql, scope.sessions, deadline), strict=True))
-    failures = {shard: part.failure for shard, part in done.items() if part.failure is not None}
-    for shard, failure in failures.items():
-        if len({(type(other), str(other)) for other in failures.values()}) > 1:
-            raise AskOneFileError(str(failure)) from failure
-        scope.fail(shard, failure, plan.sql)
+    fail_as_one_file(scope, {s: (part.failure, plan.sql) for s, part in done.items() if part.failure is not None})
     parts = list(done.values())
     columns: Sequence[str] = parts[-1].columns
     rows = [row for part in parts for row in part.rows]

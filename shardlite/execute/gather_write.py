@@ -75,6 +75,8 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
         failure: sqlite3.Error | None = None
         results: list[Result] = []
         try:
+            if len(plans) > 1:
+                program = _for_all_parameters(program)
             images = _prepare(database, state, coordinator, scope, program)
             if program.past:
                 past.relive(coordinator.connection)
@@ -99,6 +101,12 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
     if len(results) == 1:
         return last
     return Result(last.columns, rowcount=rowcount, lastrowid=last.lastrowid, rows_moved=coordinator.rows_moved)
+
+
+def _for_all_parameters(program: Program) -> Program:
+    """Bring what is found with any parameters, and not only with the first."""
+    moves = [move._replace(sql=move.whole, parameters=()) if move.whole else move for move in program.moves]
+    return program._replace(moves=tuple(moves))
 
 
 def _prepare(

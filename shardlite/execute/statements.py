@@ -10,18 +10,21 @@ from shardlite.driver import sqlite3
 from shardlite.errors import (
     IntegrityError,
     InternalError,
+    NotSupportedError,
     OperationalError,
     PoolExhaustedError,
     ProgrammingError,
     RoutingError,
+    reraise,
 )
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
 from shardlite.execute.explained import explain
-from shardlite.execute.fan_out_write import AskOneFileError, fan_out_write
+from shardlite.execute.fan_out_write import AskOneFileError, fail_as_one_file, fan_out_write
 from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
+from shardlite.execute.insert_query import insert_query
 from shardlite.execute.past import Past
 from shardlite.execute.planning import has_conflict_clause, inserts
 from shardlite.execute.points import Points
@@ -143,11 +146,11 @@ class StatementRunner:
             if plan.kind is PlanKind.GATHER_WRITE:
                 return gather_write(self._db, state, [plan], self._past, deadline)
             try:
+                if plan.kind is PlanKind.INSERT_QUERY:
+                    return insert_query(self._db, state, plan, self._past, deadline)
                 return self._write(state, plan, deadline)
             except AskOneFileError as error:
-                gathered = self._planner_of(state).gathered(sql, parameters, state.layout)
-                if gathered is None:
-                    raise InternalError(f"a {plan.kind} that can't be gathered: {sql}") from error
+                gathered = self._gathered(state, sql, parameters, error)
                 return gather_write(self._db, state, [gathered], self._past, deadline)
 
         try:
@@ -205,25 +208,42 @@ class StatementRunner:
                 plan = self._plan(state, sql, parameters)
                 if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
-                if plan.kind is PlanKind.GATHER_WRITE:
+                if plan.kind in (PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY):
                     return self._gather_many(state, sql, sets, deadline)
                 if plan.insert is not None and plan.id_rows:
                     drawing[:] = [state.table(plan.insert.table)]
                 plans.append(self._with_ids(state, plan))
             try:
                 done = self._run_writes(state, plans, deadline)
-            except AskOneFileError:
+            except AskOneFileError as error:
+                for parameters in sets:
+                    self._gathered(state, sql, parameters, error)
                 return self._gather_many(state, sql, sets, deadline)
             return Result(done.columns, rowcount=done.rowcount)
 
+        taken: IntegrityError | None = None
         for _ in range(_ATTEMPTS):
             try:
                 return self._db.with_current(attempt)
             except _IdsTakenError:
                 continue
             except IntegrityError as error:
+                taken = error
                 self._require_own_fault(error, drawing)
-        raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
+        # What goes on is no race: an id that the statement itself states is there.
+        raise taken or OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
+
+    def _gathered(self, state: State, sql: str, parameters: Parameters, asked: AskOneFileError) -> Plan:
+        """Return the plan that gathers a change; where none may, raise what the shards said."""
+        try:
+            plan = self._planner_of(state).gathered(sql, parameters, state.layout)
+        except NotSupportedError:
+            plan = None
+        if plan is None and isinstance(asked.__cause__, sqlite3.Error):
+            reraise(asked.__cause__)
+        if plan is None:
+            raise InternalError(f"a change that can't be gathered: {sql}") from asked
+        return plan
 
     def _gather_many(self, state: State, sql: str, sets: Sequence[Parameters], deadline: Deadline) -> Result:
         """Run all sets of parameters on the coordinator, some of which can't run otherwise."""
@@ -261,6 +281,7 @@ class StatementRunner:
     # -- writing -------------------------------------------------------------------------------------------------
 
     def _write(self, state: State, plan: Plan, deadline: Deadline) -> Result:
+        taken: IntegrityError | None = None
         for _ in range(_ATTEMPTS):
             ready = self._with_ids(state, plan)
             try:
@@ -268,10 +289,12 @@ class StatementRunner:
             except _IdsTakenError:
                 continue
             except IntegrityError as error:
+                taken = error
                 self._past.changes = 0
                 drawing = [state.table(plan.insert.table)] if plan.insert is not None and plan.id_rows else []
                 self._require_own_fault(error, drawing)
-        raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
+        # What goes on is no race: an id that the statement itself states is there.
+        raise taken or OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
 
     def _require_own_fault(self, error: IntegrityError, drawing: Sequence[Table]) -> None:
         """Go on when a generated id met one that another process has just given explicitly: draw again. Else raise."""
@@ -330,18 +353,33 @@ class StatementRunner:
         counts: list[int] = []
         rows: list[tuple[Any, ...]] = []
         columns: Sequence[str] = ()
-        lastrowid: Any = None
+        failures: dict[int, tuple[sqlite3.Error, str]] = {}
+        last_ids: list[Any] = []
         for step in plan.steps:
+            if step.shard in failures:
+                continue
             try:
                 done = scope.sessions[step.shard].run(step.sql, step.parameters)
                 if done.description is not None:
                     columns = [column[0] for column in done.description]
                     rows += done.fetchall()
             except sqlite3.Error as error:
-                scope.fail(step.shard, error, step.sql)
+                if plan.kind is not PlanKind.SPLIT_INSERT or not scope.sessions[step.shard].in_transaction:
+                    scope.fail(step.shard, error, step.sql)
+                failures[step.shard] = (error, step.sql)  # a row of another shard may come before this one
+                continue
             counts.append(done.rowcount)
             if inserting and done.rowcount:
-                lastrowid = done.lastrowid
+                last_ids.append(done.lastrowid)
+        fail_as_one_file(scope, failures)
         if plan.kind is PlanKind.EVERY_SHARD:
             counts, rows = counts[:1], rows[: len(rows) // max(1, len(plan.steps))]
-        return Result(columns, iter(rows), rowcount=sum(counts), lastrowid=lastrowid)
+        return Result(columns, iter(rows), rowcount=sum(counts), lastrowid=_last_of(plan, last_ids))
+
+
+def _last_of(plan: Plan, ids: Sequence[Any]) -> Any:
+    """Return which of the shards' last ids is that of the last row that was inserted."""
+    order = plan.insert.order if plan.insert is not None else ()
+    if len(ids) < 2 or not set(ids) <= set(order):
+        return ids[-1] if ids else None
+    return max(ids, key=order.index)

@@ -33,6 +33,8 @@ class PlanKind(StrEnum):
     """Every shard of the plan runs ``sql`` on its own rows, all in one transaction; the count is the sum."""
     SPLIT_INSERT = "split insert"
     """An INSERT whose rows belong to several shards: ``steps`` run in one transaction."""
+    INSERT_QUERY = "insert of a query"
+    """Under all shards' locks a query is answered as by a gather; its rows then go to the shards of their keys."""
     PUSH_DOWN = "push-down"
     """Every shard does its part; the coordinator puts the parts together with ``sql``."""
     BROADCAST = "broadcast"
@@ -94,6 +96,8 @@ class Move(NamedTuple):
     shards: tuple[int, ...]
     indexes: tuple[str, ...] = ()
     """Indexes that are worth making where many rows come."""
+    whole: str = ""
+    """``sql`` without a condition that depends on parameters, for a statement that runs with several sets of them."""
 
     def __str__(self) -> str:
         where = ", ".join(map(str, self.shards))
@@ -117,6 +121,15 @@ class Program(NamedTuple):
     """The statement asks for changes(), total_changes() or last_insert_rowid()."""
 
 
+class Into(NamedTuple):
+    """Where the rows of a query go."""
+
+    table: str
+    columns: tuple[str, ...]
+    counted: bool = True
+    """Whether the driver counts the rows: where the text begins with INSERT, and not with WITH."""
+
+
 @dataclass(frozen=True, slots=True)
 class InsertIds:
     """What an INSERT into a sharded rowid table asks of the table's sequence.
@@ -132,6 +145,8 @@ class InsertIds:
     needs_id_for_key: bool = False
     explicit_ids: tuple[int, ...] = ()
     probe: bool = False
+    order: tuple[int, ...] = ()
+    """The ids of all rows, in the order of the rows, once they are known."""
 
 
 class Plan(NamedTuple):
@@ -157,11 +172,14 @@ class Plan(NamedTuple):
     complete: Callable[[Sequence[int]], Plan] | None = None
     """Puts generated ids in their places; call ``with_ids`` instead."""
     program: Program | None = None
-    """PUSH_DOWN, GATHER, GATHER_WRITE: what comes before ``sql``, which then runs on the coordinator."""
+    """PUSH_DOWN, GATHER, GATHER_WRITE, INSERT_QUERY: what comes before ``sql``, which then runs on the coordinator."""
     explained: Plan | None = None
     """EXPLAIN: how the statement behind that word would run."""
     on_overflow: Callable[[], Plan] | None = None
     """PUSH_DOWN: the plan to run where adding the shards' integers fails; whether it fails is a matter of order."""
+
+    into: Into | None = None
+    """INSERT_QUERY: where the rows go that ``sql`` gives on the coordinator."""
 
     @property
     def id_rows(self) -> int:
@@ -208,6 +226,8 @@ class Plan(NamedTuple):
             for stage in self.program.shared:
                 lines.extend(f"share {move}" for move in stage)
             lines.extend(map(str, self.program.moves))
+        if self.into is not None:
+            lines.append(f"insert into {self.into.table} ({', '.join(self.into.columns)})")
         if self.insert is not None and self.insert.id_rows:
             lines.append(f"ids: {self.insert.id_rows} from the sequence of {self.insert.table}")
         if self.insert is not None and self.insert.probe and self.insert.explicit_ids:

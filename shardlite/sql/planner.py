@@ -61,7 +61,7 @@ class Planner:
         prepared = self._prepare(sql)
         if prepared.kind is StatementKind.EXPLAIN:
             return self._explain(sql)
-        statement = Statement(prepared, self._schema, self._columns, self._rows)
+        statement = Statement(prepared, self._schema, self._columns, self._rows, self._prepare)
         for rule in FIRST:
             template = rule(statement)
             if template is not None and not asks_past(statement):
@@ -100,7 +100,7 @@ _EXPLAINED_WHOLE = frozenset((PlanKind.ONE_SHARD, PlanKind.HOME, PlanKind.SCHEMA
 _EXPLAINED_IN_PARTS = frozenset(
     (
         *(PlanKind.FAN_OUT, PlanKind.FAN_OUT_WRITE, PlanKind.EVERY_SHARD, PlanKind.SPLIT_INSERT),
-        *(PlanKind.PUSH_DOWN, PlanKind.GATHER, PlanKind.GATHER_WRITE),
+        *(PlanKind.PUSH_DOWN, PlanKind.GATHER, PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY),
     )
 )
 

@@ -130,6 +130,7 @@ class _Resolver:
         scope.merged = any(join.args.get("using") or _natural(join) for join, _, _ in sides)
         if scope.opaque:
             return
+        scope.facts.extend(self._asked_for(node, scope))
         inner_only = all(how == "inner" for _, _, how in sides)
         where = node.args.get("where")
         if where is not None:
@@ -143,6 +144,26 @@ class _Resolver:
                 scope.facts.extend(facts)
             elif reference is not None:
                 reference.on = tuple(facts)
+
+    def _asked_for(self, node: Any, scope: Scope) -> Iterator[Fact]:
+        """Yield what ``x IN (SELECT y ...)``, as a condition of the WHERE around, says of the rows that can matter."""
+        query = node.parent if isinstance(node, exp.Select) else None
+        asking = query.parent if isinstance(query, exp.Subquery) else None
+        if query is None or not isinstance(asking, exp.In) or query.arg_key != "query":
+            return
+        if any(node.args.get(part) for part in ("group", "having", "order", "limit", "offset", "with_", "windows")):
+            return  # then a row that isn't asked for may decide about one that is
+        above = asking.parent
+        while isinstance(above, (exp.Paren, exp.And)):
+            above = above.parent
+        if not isinstance(above, exp.Where) or len(node.expressions) != 1:
+            return
+        inner = self._column(node.expressions[0].unalias().unnest(), scope)
+        outer = self._column(asking.this.unnest(), scope.parent)
+        if inner is None or outer is None or inner[0].scope != scope.number:
+            return
+        if _same_comparison(inner[1], outer[1]):
+            yield Equal(inner[0], outer[0])
 
     def _join_facts(self, join: Any, reference: Reference | None, scope: Scope) -> Iterator[Fact]:
         on = join.args.get("on")

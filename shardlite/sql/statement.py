@@ -30,13 +30,25 @@ class Statement:
         schema: Schema,
         columns: Callable[[str], tuple[str, ...]],
         rows: Callable[[Table], int] | None = None,
+        prepare: Callable[[str], Prepared] | None = None,
+        *,
+        staged: bool = True,
     ) -> None:
+        """``staged``: rows that shards share may be brought first, for others to be held against them."""
         self.prepared = prepared
         self.schema = schema
         self.columns = columns
         self.rows: Callable[[Table], int] = rows or (lambda table: UNKNOWN_ROWS)
         """About how many rows a table has, over all shards."""
         self.text: Text = tokenize(prepared.sql)
+        self.staged = staged
+        self._prepare = prepare
+
+    def query(self, sql: str) -> Statement | None:
+        """Return a query that is a part of it, as a statement that is answered inside a transaction over the shards."""
+        if self._prepare is None:
+            return None
+        return Statement(self._prepare(sql), self.schema, self.columns, self.rows, self._prepare, staged=False)
 
     @property
     def sql(self) -> str:

@@ -185,6 +185,8 @@ class Source:
     indexes: tuple[str, ...] = ()
     level: int | None = None
     """The stage at which it goes to the shared database; None: it goes to the coordinator's own."""
+    whole: str = ""
+    """``sql`` without a condition that depends on parameters; "" where it has none."""
 
     def bind(self, text: Text, values: Values, parameters: Parameters, layout: LayoutView) -> Move:
         """Return the move for these parameters."""
@@ -194,7 +196,7 @@ class Source:
         elif self.everywhere:
             shards = tuple(range(layout.num_shards))
         given = parameters_for(self.sql, text, parameters)
-        return Move(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes)
+        return Move(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes, self.whole)
 
 
 def stages_of(bound: Sequence[tuple[int | None, Move]]) -> tuple[tuple[Move, ...], ...]:

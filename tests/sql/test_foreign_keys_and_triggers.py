@@ -76,8 +76,8 @@ def template() -> Iterator[Template]:
         ("DELETE FROM moved WHERE id = 3", PlanKind.GATHER_WRITE),
         ("DELETE FROM parent WHERE n > 5", PlanKind.FAN_OUT_WRITE),
         ("INSERT INTO country (code) VALUES ('it')", PlanKind.GATHER_WRITE),
-        ("INSERT INTO watched SELECT id, code FROM parent", PlanKind.GATHER_WRITE),
-        ("INSERT INTO watched SELECT id, 'xx' FROM parent", PlanKind.GATHER_WRITE),
+        ("INSERT INTO watched SELECT id, code FROM parent", PlanKind.INSERT_QUERY),
+        ("INSERT INTO watched SELECT id, 'xx' FROM parent", PlanKind.INSERT_QUERY),
         ("INSERT OR REPLACE INTO parent VALUES (37, 'de', 5), (74, 'fr', 6)", PlanKind.SPLIT_INSERT),
     ],
 )

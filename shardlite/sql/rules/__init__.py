@@ -9,6 +9,7 @@ from shardlite.sql.rules.every_shard_write import every_shard_write
 from shardlite.sql.rules.fan_out import fan_out
 from shardlite.sql.rules.home import home
 from shardlite.sql.rules.insert import insert
+from shardlite.sql.rules.insert_query import insert_query
 from shardlite.sql.rules.one_shard import one_shard
 from shardlite.sql.rules.reference_write import reference_write
 from shardlite.sql.rules.schema_change import schema_change
@@ -22,5 +23,5 @@ Rule = Callable[[Statement], Template | None]
 FIRST: tuple[Rule, ...] = (session, schema_change, home)
 """Rules whose refusals stand."""
 
-RULES: tuple[Rule, ...] = (keeps_failed, reference_write, insert, one_shard, every_shard_write, fan_out)
+RULES: tuple[Rule, ...] = (keeps_failed, insert_query, reference_write, insert, one_shard, every_shard_write, fan_out)
 """Rules after which a query that they refuse is pushed down, else gathered; their words say why."""

@@ -18,7 +18,7 @@ from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
 from shardlite.sql.stubs import index_ddl, index_in, source_columns, stub_ddl
 from shardlite.sql.template import Gathered, Source
-from shardlite.sql.tokens import Text, tokenize
+from shardlite.sql.tokens import Text, TokenKind, tokenize
 
 _WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
 
@@ -106,13 +106,16 @@ def _whole(statement: Statement, table: Table, condition: str | None) -> Source:
     if table.rowid_name is not None and table.rowid_alias is None:
         names.insert(0, table.rowid_name)
     listed = ", ".join(names)
+    whole = f"SELECT {listed} FROM main.{quote(table.name)}"
+    sql = f"{whole} WHERE {condition}" if condition is not None else whole
     return Source(
         table.name,
         statement.schema.ddl[fold(table.name)],
         f"INSERT INTO main.{quote(table.name)}({listed})",
         len(names),
-        f"SELECT {listed} FROM main.{quote(table.name)}" + (f" WHERE {condition}" if condition is not None else ""),
+        sql,
         table.kind is TableKind.SHARDED,
+        whole=whole if any(token.kind is TokenKind.PARAMETER for token in tokenize(sql).tokens) else "",
     )
 
 
@@ -151,7 +154,7 @@ def reduction_of(statement: Statement) -> Reduction:
         statement.rows,
         schema.functions.names,
         closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
-        unshared=frozenset(behind) | _in_main(statement.text),
+        unshared=frozenset(behind) | _in_main(statement.text) if statement.staged else frozenset(schema.tables),
     )
 
 

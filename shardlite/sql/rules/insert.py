@@ -24,6 +24,7 @@ from shardlite.sql.rules.common import (
     refuse_views,
     unlocal_uniqueness,
 )
+from shardlite.sql.rules.insert_query import insert_query
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template
 from shardlite.sql.tokens import Text
@@ -38,6 +39,16 @@ def insert(statement: Statement) -> Template | None:
     """Split an INSERT by its rows' keys, or refuse by name what can't be placed row by row."""
     if statement.kind is not StatementKind.INSERT:
         return None
+    try:
+        return _insert(statement)
+    except NotSupportedError:
+        found = insert_query(statement, values=True)
+        if found is None:
+            raise
+        return found
+
+
+def _insert(statement: Statement) -> Template:
     refuse_views(statement)
     target = statement.schema.tables.get(statement.target or "")
     if target is None or not target.sharded:
@@ -129,7 +140,8 @@ class InsertTemplate:
         if not id_is_key and len(set(explicit)) != len(explicit):
             # Two shards would each take one of them.
             raise IntegrityError(f"UNIQUE constraint failed: {self.table.name}.{self.table.rowid_name}")
-        wanted = InsertIds(self.table.name, missing, bool(missing) and id_is_key, explicit, not id_is_key)
+        order = explicit if len(explicit) == len(ids) else ()
+        wanted = InsertIds(self.table.name, missing, bool(missing) and id_is_key, explicit, not id_is_key, order)
         if id_is_key and missing:
             # Which ids are drawn decides how many keys there are: refuse by the rows, not by luck.
             if len(ids) > 1 and self.several_keys is not None:
@@ -176,7 +188,10 @@ class InsertTemplate:
         supply = iter(drawn)
         filled = [Generated(next(supply)) if found is GENERATED_ID else found for found in ids]
         insert = InsertIds(
-            self.table.name, explicit_ids=plan.explicit_ids, probe=plan.insert is not None and plan.insert.probe
+            self.table.name,
+            explicit_ids=plan.explicit_ids,
+            probe=plan.insert is not None and plan.insert.probe,
+            order=tuple(found.id if isinstance(found, Generated) else found for found in filled),
         )
         done = plan._replace(insert=insert, complete=None)
         return self._placed(done, filled, values, layout, finished=True)
