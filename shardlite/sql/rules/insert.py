@@ -187,7 +187,6 @@ class InsertTemplate:
             self.table.name,
             explicit_ids=plan.explicit_ids,
             probe=plan.insert is not None and plan.insert.probe,
-            order=tuple(found.id if isinstance(found, Generated) else found for found in filled),
         )
         done = plan._replace(insert=insert, complete=None)
         return self._placed(done, filled, values, layout, finished=True)
