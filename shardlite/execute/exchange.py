@@ -85,7 +85,7 @@ class Answer:
         sql = "ATTACH"
         try:
             self.exchange = Exchange(self.session, self._bytes)
-            self.exchange.open()
+            self.exchange.begin()
             for number in many:
                 sql = self.moves[number].sql
                 self.exchange.fill(number, self.moves[number])
@@ -118,7 +118,7 @@ class Exchange:
         self._session = session
         self._size = size
 
-    def open(self) -> None:
+    def begin(self) -> None:
         attach(self._session, self.uri, _SCHEMA)
         limit_size(self._session.run, _SCHEMA, self._size)
 

@@ -20,7 +20,8 @@ from shardlite.errors import (
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
 from shardlite.execute.explained import explain
-from shardlite.execute.fan_out_write import AskOneFileError, fail_as_one_file, fan_out_write
+from shardlite.execute.fan_out_write import AskOneFileError, fan_out_write
+from shardlite.execute.first_failure import DrawnIdTakenError, may_be_another, raise_first
 from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
@@ -197,21 +198,17 @@ class StatementRunner:
             self._planner_of(self._db.current()).template(sql)
             return Result(rowcount=0)
 
-        drawing: list[Table] = []
         deadline = Deadline(sql, None, self._db.timeout_s)
 
         def attempt() -> Result:
             state = self._db.current()
             plans = []
-            drawing.clear()
             for parameters in sets:
                 plan = self._plan(state, sql, parameters)
                 if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
                 if plan.kind in (PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY):
                     return self._gather_many(state, sql, sets, deadline)
-                if plan.insert is not None and plan.id_rows:
-                    drawing[:] = [state.table(plan.insert.table)]
                 plans.append(self._with_ids(state, plan))
             try:
                 done = self._run_writes(state, plans, deadline)
@@ -219,19 +216,17 @@ class StatementRunner:
                 for parameters in sets:
                     self._gathered(state, sql, parameters, error)
                 return self._gather_many(state, sql, sets, deadline)
+            except sqlite3.Error as error:
+                self._note_failure(error)
+                raise
             return Result(done.columns, rowcount=done.rowcount)
 
-        taken: IntegrityError | None = None
         for _ in range(_ATTEMPTS):
             try:
                 return self._db.with_current(attempt)
             except _IdsTakenError:
                 continue
-            except IntegrityError as error:
-                taken = error
-                self._require_own_fault(error, drawing)
-        # What goes on is no race: an id that the statement itself states is there.
-        raise taken or OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
+        raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
 
     def _gathered(self, state: State, sql: str, parameters: Parameters, asked: AskOneFileError) -> Plan:
         """Return the plan that gathers a change; where none may, raise what the shards said."""
@@ -281,30 +276,21 @@ class StatementRunner:
     # -- writing -------------------------------------------------------------------------------------------------
 
     def _write(self, state: State, plan: Plan, deadline: Deadline) -> Result:
-        taken: IntegrityError | None = None
         for _ in range(_ATTEMPTS):
             ready = self._with_ids(state, plan)
             try:
                 return self._run_writes(state, [ready], deadline)
             except _IdsTakenError:
                 continue
-            except OperationalError:
-                if plan.kind is PlanKind.FAN_OUT_WRITE:
-                    self._past.changes = 0
+            except sqlite3.Error as error:
+                self._note_failure(error)
                 raise
-            except IntegrityError as error:
-                taken = error
-                self._past.changes = 0
-                drawing = [state.table(plan.insert.table)] if plan.insert is not None and plan.id_rows else []
-                self._require_own_fault(error, drawing)
-        # What goes on is no race: an id that the statement itself states is there.
-        raise taken or OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
+        raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
 
-    def _require_own_fault(self, error: IntegrityError, drawing: Sequence[Table]) -> None:
-        """Go on when a generated id met one that another process has just given explicitly: draw again. Else raise."""
-        if not drawing or not is_id_taken(error, drawing[0]):
-            raise error
-        self._db.sequence(drawing[0]).invalidate()
+    def _note_failure(self, error: sqlite3.Error) -> None:
+        """Remember that the thread's last change failed, unless it never began."""
+        if not isinstance(error, (ProgrammingError, NotSupportedError)):
+            self._past.changes = 0
 
     def _with_ids(self, state: State, plan: Plan) -> _Ready:
         """Draw the ids that an INSERT needs, and tell the sequence of those that it states: before any lock."""
@@ -320,17 +306,64 @@ class StatementRunner:
         return _Ready(plan, None, token, drawn)
 
     def _run_writes(self, state: State, ready: Sequence[_Ready], deadline: Deadline) -> Result:
+        results: list[Result] = []
+        try:
+            return self._run_in_scope(state, ready, results, deadline)
+        except (IntegrityError, OperationalError) as error:
+            if len(results) < len(ready):
+                self._explain_failure(state, ready[: len(results) + 1], error, deadline)
+            raise
+
+    def _explain_failure(
+        self, state: State, ready: Sequence[_Ready], error: IntegrityError | OperationalError, deadline: Deadline
+    ) -> None:
+        """Raise what one file would say to the last of these INSERTs; return where that is ``error``.
+
+        Raises _IdsTakenError when a generated id met one that another process has just given explicitly.
+        """
+        plan, sequence = ready[-1].plan, ready[-1].sequence
+        meets_drawn = sequence is not None and is_id_taken(error, self._target(state, plan))
+        if not meets_drawn and not may_be_another(error, plan):
+            return
+        try:
+            self._run_in_scope(state, ready, [], deadline, failed=error)
+        except DrawnIdTakenError:
+            assert sequence is not None
+            sequence.invalidate()
+            raise _IdsTakenError from error
+
+    @staticmethod
+    def _target(state: State, plan: Plan) -> Table:
+        """Return the table that an INSERT with ids inserts into; for others it doesn't matter."""
+        return state.table(plan.insert.table if plan.insert is not None else plan.tables[0])
+
+    def _run_in_scope(
+        self,
+        state: State,
+        ready: Sequence[_Ready],
+        results: list[Result],
+        deadline: Deadline,
+        failed: sqlite3.Error | None = None,
+    ) -> Result:
+        """Run writing plans in one transaction. ``failed``: what the last of them met; raise what its first row meets.
+
+        The results are added to ``results`` as they come.
+        """
         shards = {step.shard for one in ready for step in one.plan.steps}
         if any(map(_probes, ready)):
             shards = set(state.layout.shard_ids)
         with self._db.write_scope(sorted(shards), state, timeout_s=deadline.wait_s) as scope:
             if any(one.sequence is not None and not one.sequence.is_current(one.token) for one in ready):
                 raise _IdsTakenError
-            results = []
             total = 0
             deadline.watch(list(scope.sessions.values()))
             try:
                 for one in ready:
+                    if failed is not None and one is ready[-1]:
+                        raise_first(self._db, scope, self._target(state, one.plan), one.plan)
+                        raise failed
+                    if one.plan.fails:
+                        raise IntegrityError(one.plan.fails)
                     if _probes(one) and one.plan.insert is not None:
                         # Right before its rows: an earlier set of parameters may have brought the id to another shard.
                         table = state.table(one.plan.insert.table)
@@ -357,33 +390,24 @@ class StatementRunner:
         counts: list[int] = []
         rows: list[tuple[Any, ...]] = []
         columns: Sequence[str] = ()
-        failures: dict[int, tuple[sqlite3.Error, str]] = {}
-        last_ids: list[Any] = []
+        lastrowid: Any = None
+        last: list[Any] = []
         for step in plan.steps:
-            if step.shard in failures:
-                continue
             try:
                 done = scope.sessions[step.shard].run(step.sql, step.parameters)
                 if done.description is not None:
                     columns = [column[0] for column in done.description]
                     rows += done.fetchall()
             except sqlite3.Error as error:
-                if plan.kind is not PlanKind.SPLIT_INSERT or not scope.sessions[step.shard].in_transaction:
-                    scope.fail(step.shard, error, step.sql)
-                failures[step.shard] = (error, step.sql)  # a row of another shard may come before this one
-                continue
+                scope.fail(step.shard, error, step.sql)
             counts.append(done.rowcount)
             if inserting and done.rowcount:
-                last_ids.append(done.lastrowid)
-        fail_as_one_file(scope, failures)
+                lastrowid = done.lastrowid
+                last.append(done.lastrowid)
+        if len(last) > 1 and plan.rows is not None and sum(counts) < plan.row_count:
+            # The last row's shard comes last, but that row may have been ignored.
+            places = {row.id: place for place, row in enumerate(plan.rows())}
+            lastrowid = max(last, key=lambda rowid: places.get(rowid, -1))
         if plan.kind is PlanKind.EVERY_SHARD:
             counts, rows = counts[:1], rows[: len(rows) // max(1, len(plan.steps))]
-        return Result(columns, iter(rows), rowcount=sum(counts), lastrowid=_last_of(plan, last_ids))
-
-
-def _last_of(plan: Plan, ids: Sequence[Any]) -> Any:
-    """Return which of the shards' last ids is that of the last row that was inserted."""
-    order = plan.insert.order if plan.insert is not None else ()
-    if len(ids) < 2 or not set(ids) <= set(order):
-        return ids[-1] if ids else None
-    return max(ids, key=order.index)
+        return Result(columns, iter(rows), rowcount=sum(counts), lastrowid=lastrowid)

@@ -80,6 +80,20 @@ class Step(NamedTuple):
     parameters: Parameters
 
 
+class InsertedRow(NamedTuple):
+    """One row of an INSERT as a statement of its own."""
+
+    shard: int
+    sql: str
+    parameters: Parameters
+    id: int | None
+    """Its rowid, where that is known before it is inserted."""
+    drawn: bool
+    """The id is from the table's sequence."""
+    fails: str
+    """What SQLite would say to it, where a shard that is asked would do something else; "" where it may be asked."""
+
+
 class Move(NamedTuple):
     """Rows brought together: what ``sql`` gives on each of ``shards`` goes into one table of the coordinator."""
 
@@ -145,8 +159,6 @@ class InsertIds:
     needs_id_for_key: bool = False
     explicit_ids: tuple[int, ...] = ()
     probe: bool = False
-    order: tuple[int, ...] = ()
-    """The ids of all rows, in the order of the rows, once they are known."""
 
 
 class Plan(NamedTuple):
@@ -175,6 +187,12 @@ class Plan(NamedTuple):
     """PUSH_DOWN, GATHER, GATHER_WRITE, INSERT_QUERY: what comes before ``sql``, which then runs on the coordinator."""
     explained: Plan | None = None
     """EXPLAIN: how the statement behind that word would run."""
+    rows: Callable[[], Sequence[InsertedRow]] | None = None
+    """An INSERT's rows in the order of the statement; None while ids are missing, and for other statements."""
+    row_count: int = 0
+    """How many ``rows`` there are."""
+    fails: str = ""
+    """An INSERT of which a row can't be inserted, in SQLite's words, though a shard would take it: don't ask."""
     on_overflow: Callable[[], Plan] | None = None
     """PUSH_DOWN: the plan to run where adding the shards' integers fails; whether it fails is a matter of order."""
 

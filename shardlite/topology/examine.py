@@ -163,12 +163,12 @@ def _warnings(schema: SourceSchema, placed: Mapping[str, Table]) -> list[str]:
 
 
 def _mixed_views(schema: SourceSchema, placed: Mapping[str, Table]) -> list[str]:
-    """Warn of views that read virtual tables beside sharded ones, which no statement can."""
+    """Warn of views that read virtual tables beside sharded ones: statements can do that, but not through a view."""
     sharded = _readers(schema, {table.name for table in placed.values() if table.sharded})
     virtual = _readers(schema, {table.name for table in placed.values() if table.virtual})
     return [
-        f"The view {item.name} reads a virtual table beside sharded ones: it is kept, but a statement that uses it is "
-        "refused; read the virtual table in a statement of its own"
+        f"The view {item.name} reads a virtual table beside sharded ones: it is kept, but a statement that names it is "
+        "refused; write its query out instead"
         for item in schema.of_type("view")
         if item.name in sharded and item.name in virtual
     ]

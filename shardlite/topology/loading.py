@@ -26,6 +26,7 @@ from shardlite.errors import OperationalError
 from shardlite.names import fold, quote
 from shardlite.router.layout import Layout
 from shardlite.router.table import Table, TableKind
+from shardlite.topology.pinned import pass_over_views
 from shardlite.topology.placing import PlacingFunction
 
 BATCH_ROWS = 50_000
@@ -107,6 +108,7 @@ class Loader:
         conn.execute("PRAGMA foreign_keys=OFF")
         # All files on one connection must have one text encoding, an empty main one too.
         conn.execute(f"PRAGMA encoding = '{self._layout.encoding}'")
+        pass_over_views(conn)
         conn.execute("ATTACH ? AS src", (self._uri,))
         return conn
 

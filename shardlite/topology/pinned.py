@@ -118,6 +118,16 @@ def pinned(database: Database, main: str) -> Iterator[list[Reader]]:
         yield readers
 
 
+def pass_over_views(conn: sqlite3.Connection) -> None:
+    """Let a connection attach files whose views or triggers say ``main.``, which then means another file.
+
+    SQLite refuses such a file whole, unless its schema may be written: then it passes over what it can't read there
+    (``SQLITE_NoSchemaError``). Tables and indexes, which can't say that, are all read; views and triggers of attached
+    files aren't asked for.
+    """
+    conn.execute("PRAGMA writable_schema = ON")
+
+
 def open_reader(
     stack: contextlib.ExitStack,
     directory: str,
@@ -139,6 +149,7 @@ def open_reader(
     # The main database is private: it is thrown away when something fails.
     for pragma in ("journal_mode=OFF", "synchronous=OFF"):
         conn.execute(f"PRAGMA main.{pragma}").fetchall()
+    pass_over_views(conn)
     for shard in shards:
         uri = Path(shard_path(directory, shard)).resolve().as_uri() + "?mode=rw"
         conn.execute(f"ATTACH ? AS s{shard}", (uri,))

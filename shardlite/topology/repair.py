@@ -20,6 +20,7 @@ from shardlite.names import fold, is_reserved, quote
 from shardlite.router.table import Table
 from shardlite.sql.shard_schema import identity_columns
 from shardlite.topology.loading import copied_columns
+from shardlite.topology.pinned import pass_over_views
 from shardlite.topology.placing import PlacingFunction
 from shardlite.topology.report import Problem, ProblemKind
 
@@ -170,7 +171,10 @@ class Repair:
                 "synchronous=FULL",
             ):
                 conn.execute(f"PRAGMA {pragma}").fetchall()
+            conn.execute("SELECT 1 FROM main.sqlite_schema LIMIT 1").fetchall()  # main's schema is to be read whole
+            pass_over_views(conn)
             conn.execute("ATTACH ? AS other", (attached,))
+            conn.execute("PRAGMA writable_schema = OFF")
             conn.execute("BEGIN")
             try:
                 # A write lock on this file alone; the other one is only read.

@@ -8,7 +8,7 @@ import pytest
 from sharded import Cluster, Template, plain, whole_contents
 from shop import SHOP
 
-from shardlite.errors import IntegrityError, ProgrammingError
+from shardlite.errors import ProgrammingError
 from shardlite.sql.plan import PlanKind
 
 
@@ -57,8 +57,28 @@ def test_the_wrong_number_of_ids_is_an_error(cluster: Cluster) -> None:
 
 
 def test_one_id_twice_is_refused_over_shards(cluster: Cluster) -> None:
-    with pytest.raises(IntegrityError, match=r"UNIQUE constraint failed: orders\.id"):
-        cluster.plan("INSERT INTO orders (id, user_id) VALUES (900, 37), (900, 74)")
+    sql = "INSERT INTO orders (id, user_id) VALUES (900, 37), (900, 74)"
+    plan = cluster.plan(sql)
+    assert len(plan.steps) == 2
+    assert plan.insert is not None
+    assert plan.insert.probe
+    assert cluster.run(sql).error.startswith("IntegrityError: UNIQUE constraint failed: orders.id")
+
+
+def test_rows_one_by_one(cluster: Cluster) -> None:
+    sql = "INSERT INTO orders (id, user_id, note) VALUES (NULL, 37, :a), (900, :b, ''), (NULL, 37, 'c')"
+    plan = cluster.plan(sql, {"a": "x", "b": 74})
+    assert plan.rows is None
+    done = plan.with_ids([5, 6])
+    assert done.rows is not None
+    rows = done.rows()
+    assert [(row.id, row.drawn, row.parameters) for row in rows] == [
+        (5, True, (5, "x")),
+        (900, False, (74,)),
+        (6, True, (6,)),
+    ]
+    assert {row.shard for row in rows} == set(done.shards)
+    assert len(rows) == done.row_count
 
 
 def test_the_last_row_runs_last(cluster: Cluster) -> None:

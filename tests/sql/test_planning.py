@@ -115,7 +115,9 @@ def test_aggregates_without_a_telling_name(planning: PlanningConnection) -> None
 def test_columns(planning: PlanningConnection) -> None:
     assert planning.columns("SELECT id, n AS name, id+1 FROM u WHERE id = ?") == ("id", "name", "id+1")
     assert planning.columns("SELECT x FROM v") == ("x",)
-    assert planning.columns("WITH RECURSIVE c(a) AS (SELECT 1 UNION ALL SELECT a FROM c) SELECT max(a) FROM c") == ()
+    assert planning.columns("WITH RECURSIVE c(a) AS (SELECT 1 UNION ALL SELECT a FROM c) SELECT max(a) FROM c") == (
+        "max(a)",
+    )
     assert planning.columns("SELECT nope") == ()
 
 

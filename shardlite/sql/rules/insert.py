@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shardlite.errors import IntegrityError, NotSupportedError
+from shardlite.errors import NotSupportedError
 from shardlite.names import fold
 from shardlite.router.keys import Affinity, apply_affinity
 from shardlite.router.table import Table, TableKind
@@ -14,7 +14,7 @@ from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import CLOCK, DATES, tells_the_time
 from shardlite.sql.insert import GENERATED, Insertion, Row, take_apart
 from shardlite.sql.pins import Values
-from shardlite.sql.plan import InsertIds, LayoutView, Parameters, Plan, PlanKind, Step
+from shardlite.sql.plan import InsertedRow, InsertIds, LayoutView, Parameters, Plan, PlanKind, Step
 from shardlite.sql.rules.common import (
     refuse_key_changes,
     refuse_mixed,
@@ -137,11 +137,7 @@ class InsertTemplate:
             raise NotSupportedError(self.explicit_id_conflict)
         alias = self.table.rowid_alias
         id_is_key = alias is not None and fold(alias) in {fold(name) for name in self.table.key_columns}
-        if not id_is_key and len(set(explicit)) != len(explicit):
-            # Two shards would each take one of them.
-            raise IntegrityError(f"UNIQUE constraint failed: {self.table.name}.{self.table.rowid_name}")
-        order = explicit if len(explicit) == len(ids) else ()
-        wanted = InsertIds(self.table.name, missing, bool(missing) and id_is_key, explicit, not id_is_key, order)
+        wanted = InsertIds(self.table.name, missing, bool(missing) and id_is_key, explicit, not id_is_key)
         if id_is_key and missing:
             # Which ids are drawn decides how many keys there are: refuse by the rows, not by luck.
             if len(ids) > 1 and self.several_keys is not None:
@@ -191,7 +187,6 @@ class InsertTemplate:
             self.table.name,
             explicit_ids=plan.explicit_ids,
             probe=plan.insert is not None and plan.insert.probe,
-            order=tuple(found.id if isinstance(found, Generated) else found for found in filled),
         )
         done = plan._replace(insert=insert, complete=None)
         return self._placed(done, filled, values, layout, finished=True)
@@ -200,14 +195,19 @@ class InsertTemplate:
         key_type = self.table.key_type
         locate = layout.shard_of(key_type)
         keys = [self._key(row, found, values) for row, found in zip(self.pieces.rows, ids, strict=True)]
-        if self.pieces.conflict != "IGNORE":
-            self._require_key_values(keys)
         shards = [locate(key) for key in keys]
         several = len(keys) > 1 and len({key_type.canonical(key) for key in keys}) > 1
         if several and self.several_keys is not None:
             raise NotSupportedError(self.several_keys)
         kind = PlanKind.SPLIT_INSERT if several else PlanKind.ONE_SHARD
         everywhere = tuple(sorted(set(shards)))
+        if finished:
+            fails = self._key_failures(keys)
+            plan = plan._replace(
+                rows=lambda: self._one_by_one(shards, ids, values, fails),
+                row_count=len(keys),
+                fails=next(iter(fails.values()), ""),
+            )
         if not finished or (len(everywhere) == 1 and not any(isinstance(found, Generated) for found in ids)):
             return plan._replace(kind=kind, shards=everywhere)
         # The shard of the last row comes last, so that the last step's lastrowid is the statement's.
@@ -228,15 +228,34 @@ class InsertTemplate:
         parts = [identity if part is None else values.of(part) for part in row.key]
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    def _require_key_values(self, keys: Sequence[Any]) -> None:
-        """Refuse NULL where SQLite may store the key's default instead (OR REPLACE): it would not be routed by that."""
+    def _key_failures(self, keys: Sequence[Any]) -> dict[int, str]:
+        """Refuse NULL where SQLite may store the key's default instead (OR REPLACE): it would not be routed by that.
+
+        Returns what is to be said, by the row's position.
+        """
         columns = [self.table.by_name[fold(name)] for name in self.table.key_columns]
-        for key in keys:
-            for column, part in zip(columns, key if len(columns) > 1 else (key,), strict=True):
-                if part is None and column.not_null and column.default_sql is not None:
-                    raise IntegrityError(
-                        f"NOT NULL constraint failed: {self.table.name}.{column.name} [it is the shard key]"
-                    )
+        found: dict[int, str] = {}
+        if self.pieces.conflict == "IGNORE":
+            return found
+        for part, column in enumerate(columns):
+            if not column.not_null or column.default_sql is None:
+                continue
+            words = f"NOT NULL constraint failed: {self.table.name}.{column.name} [it is the shard key]"
+            for position, key in enumerate(keys):
+                if (key if len(columns) == 1 else key[part]) is None:
+                    found.setdefault(position, words)
+        return found
+
+    def _one_by_one(
+        self, shards: Sequence[int], ids: Sequence[Any], values: Values, fails: Mapping[int, str]
+    ) -> list[InsertedRow]:
+        found = []
+        for position, (shard, identity) in enumerate(zip(shards, ids, strict=True)):
+            _, sql, parameters = self._step(shard, [position], ids, values)
+            drawn = isinstance(identity, Generated)
+            known = identity.id if drawn else identity if type(identity) is int else None
+            found.append(InsertedRow(shard, sql, parameters, known, drawn, fails.get(position, "")))
+        return found
 
     def _parts(self, positions: list[int]) -> Iterator[list[int]]:
         """Cut rows into parts that stay under SQLite's limit of parameters."""

@@ -1,0 +1,74 @@
+"""Which row of an INSERT fails first, after a failure: its rows were split over shards, and each named its own.
+
+One file goes row by row in the order of the statement, and names the first row that fails. So the rows are played
+again one by one, each on its own shard, in a transaction that is rolled back. No rows are moved for that.
+"""
+
+from __future__ import annotations
+
+from shardlite.driver import sqlite3
+from shardlite.errors import IntegrityError, OperationalError
+from shardlite.execute.database import Database
+from shardlite.execute.insert import is_id_taken
+from shardlite.execute.writes import WriteScope, require_new_ids
+from shardlite.router.table import Table
+from shardlite.sql.plan import InsertedRow, Plan
+
+_BEFORE_THE_ID = ("datatype mismatch", "NOT NULL constraint failed", "CHECK constraint failed")
+"""What SQLite looks at before the id's uniqueness."""
+
+
+class DrawnIdTakenError(Exception):
+    """A generated id met one that another process has just given explicitly. Never leaves the package."""
+
+
+def may_be_another(error: sqlite3.Error, plan: Plan) -> bool:
+    """Tell whether another row than the one that ``error`` is about may fail first, or the same one otherwise."""
+    if plan.insert is not None and plan.insert.probe and plan.explicit_ids:
+        several = True
+    else:
+        several = len(plan.steps) > 1 or bool(plan.fails)
+    return several and plan.rows is not None and _is_of_a_row(error)
+
+
+def _is_of_a_row(error: sqlite3.Error) -> bool:
+    if isinstance(error, IntegrityError):
+        return True
+    # What a function or a trigger says to a row; a file that is locked, full or gone has other codes.
+    return isinstance(error, OperationalError) and getattr(error, "sqlite_errorcode", 0) == 1
+
+
+def raise_first(database: Database, scope: WriteScope, table: Table, plan: Plan) -> None:
+    """Insert the rows one by one until one fails; return when none does, so that it was none's fault alone.
+
+    The caller rolls back in any case. Raises DrawnIdTakenError where the row's generated id is the reason.
+    """
+    assert plan.rows is not None
+    for session in scope.sessions.values():
+        # A foreign key is looked at when the whole statement is done: another row may bring the parent.
+        session.run("PRAGMA defer_foreign_keys = ON")
+    probes = plan.insert is not None and plan.insert.probe
+    for row in plan.rows():
+        if row.fails:
+            raise IntegrityError(row.fails)
+        taken = _taken(database, scope, table, row) if probes else None
+        try:
+            scope.run(row.shard, row.sql, tuple(row.parameters))
+        except (IntegrityError, OperationalError) as error:
+            if row.drawn and isinstance(error, IntegrityError) and is_id_taken(error, table):
+                raise DrawnIdTakenError from error
+            if taken is None or str(error).startswith(_BEFORE_THE_ID):
+                raise
+        if taken is not None:
+            raise taken
+
+
+def _taken(database: Database, scope: WriteScope, table: Table, row: InsertedRow) -> IntegrityError | None:
+    """Return what is to be said of an id that the statement states and that another shard has."""
+    if row.drawn or row.id is None:
+        return None
+    try:
+        require_new_ids(scope, database.layout.shard_ids, table, [row.id])
+    except IntegrityError as error:
+        return error
+    return None
