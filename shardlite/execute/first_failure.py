@@ -6,6 +6,8 @@ again one by one, each on its own shard, in a transaction that is rolled back. N
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from shardlite.driver import sqlite3
 from shardlite.errors import IntegrityError, OperationalError
 from shardlite.execute.database import Database
@@ -57,18 +59,42 @@ def raise_first(database: Database, scope: WriteScope, table: Table, plan: Plan)
         except (IntegrityError, OperationalError) as error:
             if row.drawn and isinstance(error, IntegrityError) and is_id_taken(error, table):
                 raise DrawnIdTakenError from error
-            if taken is None or str(error).startswith(_BEFORE_THE_ID):
+            if taken is None or _comes_before_the_id(scope, taken.shard, row, error):
                 raise
         if taken is not None:
-            raise taken
+            raise taken.error
 
 
-def _taken(database: Database, scope: WriteScope, table: Table, row: InsertedRow) -> IntegrityError | None:
-    """Return what is to be said of an id that the statement states and that another shard has."""
+class _Taken(NamedTuple):
+    """An id that the statement states is on another shard than its row's, which doesn't know of it."""
+
+    shard: int
+    error: IntegrityError
+
+
+def _taken(database: Database, scope: WriteScope, table: Table, row: InsertedRow) -> _Taken | None:
     if row.drawn or row.id is None:
         return None
-    try:
-        require_new_ids(scope, database.layout.shard_ids, table, [row.id])
-    except IntegrityError as error:
-        return error
+    for shard in database.layout.shard_ids:
+        try:
+            if shard != row.shard:
+                require_new_ids(scope, [shard], table, [row.id])
+        except IntegrityError as error:
+            return _Taken(shard, error)
     return None
+
+
+def _comes_before_the_id(scope: WriteScope, holder: int, row: InsertedRow, error: sqlite3.Error) -> bool:
+    """Tell whether SQLite finds this fault before it looks whether the id is there already."""
+    if str(error).startswith(_BEFORE_THE_ID):
+        return True
+    try:
+        # A trigger may have spoken before or after that: where the id is, only one that did before still does.
+        scope.run(holder, row.sql, tuple(row.parameters))
+    except (IntegrityError, OperationalError) as other:
+        return _words(other) == _words(error)
+    return False
+
+
+def _words(error: sqlite3.Error) -> str:
+    return str(error).partition(" [")[0]

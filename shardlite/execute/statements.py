@@ -337,7 +337,7 @@ class StatementRunner:
         if any(map(_probes, ready)):
             shards = set(state.layout.shard_ids)
         with self._db.write_scope(sorted(shards), state, timeout_s=deadline.wait_s) as scope:
-            if any(one.sequence is not None and not one.sequence.is_current(one.token) for one in ready):
+            if failed is None and any(one.sequence and not one.sequence.is_current(one.token) for one in ready):
                 raise _IdsTakenError
             total = 0
             deadline.watch(list(scope.sessions.values()))
