@@ -291,16 +291,21 @@ class World:
             self._highest[name] = max([highest, *(row[0] for row in after[name])], default=0)
             here = {row[0]: row for row in self.plain.execute(sql) if row[0] not in old}
             there = {row[0]: row for row in after[name] if row[0] not in old}
-            ids = _pair_ids(here, there, highest, self._alias_of_rowid(name))
+            ids = _pair_ids(here, there, highest, self._follows_rowid(name))
             if ids:
                 moved.update(ids)
                 self._renumber(name, ids)
         return moved
 
-    def _alias_of_rowid(self, table: str) -> int | None:
-        """Return the place of an INTEGER PRIMARY KEY in the rows, which begin with the rowid."""
-        keys = [row for row in self.plain.execute(f'PRAGMA table_xinfo("{table}")') if row[5]]
-        return keys[0][0] + 1 if len(keys) == 1 and keys[0][2].upper() == "INTEGER" else None
+    def _follows_rowid(self, table: str) -> set[int]:
+        """Return the places in the rows, which begin with the rowid, of that, its alias and generated columns.
+
+        What is generated from another id is another value; after the renumbering it is compared like all columns.
+        """
+        columns = self.plain.execute(f'PRAGMA table_xinfo("{table}")').fetchall()
+        keys = [row for row in columns if row[5]]
+        alias = {keys[0][0] + 1} if len(keys) == 1 and keys[0][2].upper() == "INTEGER" else set()
+        return {0, *alias, *(row[0] + 1 for row in columns if row[6] in (2, 3))}
 
     def _renumber(self, table: str, ids: dict[int, int]) -> None:
         triggers = self.plain.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
@@ -323,14 +328,15 @@ class World:
         return None if report.ok else str(report)
 
 
-def _pair_ids(here: dict[int, Row], there: dict[int, Row], highest: int, alias: int | None) -> dict[int, int]:
-    """Return which generated ids of one side are which of the other, by the rows' other columns; nothing if unclear.
+def _pair_ids(here: dict[int, Row], there: dict[int, Row], highest: int, follows: set[int]) -> dict[int, int]:
+    """Return which generated ids of one side are which of the other, by the other columns; nothing if unclear.
 
-    The shards' ids must be new (above ``highest``) and in the same order.
+    ``follows``: the places of what depends on the id. The shards' ids must be new (above ``highest``) and in the same
+    order.
     """
 
     def rest(row: Row) -> str:
-        return repr([value for number, value in enumerate(row) if number not in (0, alias)])
+        return repr([value for number, value in enumerate(row) if number not in follows])
 
     def paired(left_out: set[int]) -> dict[int, int] | None:
         mine = sorted((rest(row), number) for number, row in here.items() if number not in left_out)
