@@ -16,9 +16,6 @@ from shardlite.execute.writes import WriteScope, require_new_ids
 from shardlite.router.table import Table
 from shardlite.sql.plan import InsertedRow, Plan
 
-_BEFORE_THE_ID = ("datatype mismatch", "NOT NULL constraint failed", "CHECK constraint failed")
-"""What SQLite looks at before the id's uniqueness."""
-
 
 class DrawnIdTakenError(Exception):
     """A generated id met one that another process has just given explicitly. Never leaves the package."""
@@ -85,11 +82,12 @@ def _taken(database: Database, scope: WriteScope, table: Table, row: InsertedRow
 
 
 def _comes_before_the_id(scope: WriteScope, holder: int, row: InsertedRow, error: sqlite3.Error) -> bool:
-    """Tell whether SQLite finds this fault before it looks whether the id is there already."""
-    if str(error).startswith(_BEFORE_THE_ID):
-        return True
+    """Tell whether SQLite finds this fault before it looks whether the id is there already.
+
+    NOT NULL, CHECK and triggers BEFORE the INSERT come before that, triggers AFTER it don't: where the id is, only
+    those still find their fault.
+    """
     try:
-        # A trigger may have spoken before or after that: where the id is, only one that did before still does.
         scope.run(holder, row.sql, tuple(row.parameters))
     except (IntegrityError, OperationalError) as other:
         return _words(other) == _words(error)
