@@ -312,9 +312,14 @@ class StatementRunner:
         try:
             self._run_in_scope(state, ready, [], deadline, failed=error)
         except DrawnIdTakenError:
-            assert sequence is not None
+            pass
+        except sqlite3.Error as found:
+            # When nothing fails any more, whoever had the id has gone: try again.
+            if found is not error or not meets_drawn:
+                raise
+        if sequence is not None:
             sequence.invalidate()
-            raise _IdsTakenError from error
+        raise _IdsTakenError from error
 
     @staticmethod
     def _target(state: State, plan: Plan) -> Table:
