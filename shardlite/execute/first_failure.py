@@ -6,6 +6,8 @@ again one by one, each on its own shard, in a transaction that is rolled back. N
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from shardlite.driver import sqlite3
 from shardlite.errors import IntegrityError, OperationalError
 from shardlite.execute.database import Database
@@ -13,9 +15,6 @@ from shardlite.execute.insert import is_id_taken
 from shardlite.execute.writes import WriteScope, require_new_ids
 from shardlite.router.table import Table
 from shardlite.sql.plan import InsertedRow, Plan
-
-_BEFORE_THE_ID = ("datatype mismatch", "NOT NULL constraint failed", "CHECK constraint failed")
-"""What SQLite looks at before the id's uniqueness."""
 
 
 class DrawnIdTakenError(Exception):
@@ -57,18 +56,43 @@ def raise_first(database: Database, scope: WriteScope, table: Table, plan: Plan)
         except (IntegrityError, OperationalError) as error:
             if row.drawn and isinstance(error, IntegrityError) and is_id_taken(error, table):
                 raise DrawnIdTakenError from error
-            if taken is None or str(error).startswith(_BEFORE_THE_ID):
+            if taken is None or _comes_before_the_id(scope, taken.shard, row, error):
                 raise
         if taken is not None:
-            raise taken
+            raise taken.error
 
 
-def _taken(database: Database, scope: WriteScope, table: Table, row: InsertedRow) -> IntegrityError | None:
-    """Return what is to be said of an id that the statement states and that another shard has."""
+class _Taken(NamedTuple):
+    """An id that the statement states is on another shard than its row's, which doesn't know of it."""
+
+    shard: int
+    error: IntegrityError
+
+
+def _taken(database: Database, scope: WriteScope, table: Table, row: InsertedRow) -> _Taken | None:
     if row.drawn or row.id is None:
         return None
-    try:
-        require_new_ids(scope, database.layout.shard_ids, table, [row.id])
-    except IntegrityError as error:
-        return error
+    for shard in database.layout.shard_ids:
+        try:
+            if shard != row.shard:
+                require_new_ids(scope, [shard], table, [row.id])
+        except IntegrityError as error:
+            return _Taken(shard, error)
     return None
+
+
+def _comes_before_the_id(scope: WriteScope, holder: int, row: InsertedRow, error: sqlite3.Error) -> bool:
+    """Tell whether SQLite finds this fault before it looks whether the id is there already.
+
+    NOT NULL, CHECK and triggers BEFORE the INSERT come before that, triggers AFTER it don't: where the id is, only
+    those still find their fault.
+    """
+    try:
+        scope.run(holder, row.sql, tuple(row.parameters))
+    except (IntegrityError, OperationalError) as other:
+        return _words(other) == _words(error)
+    return False
+
+
+def _words(error: sqlite3.Error) -> str:
+    return str(error).partition(" [")[0]

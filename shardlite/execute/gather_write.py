@@ -8,6 +8,7 @@ foreign keys, which have had their say. All shards commit together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from shardlite.router.table import Table, TableKind
 from shardlite.sql.plan import Plan, Program
 
 _BATCH = 1_000
+_SIGN = "_shardlite_sign"
+"""A function of the coordinator's: -1.0 for -0.0, which SQLite's own take for 0.0."""
 _NO_ROWID = -(2**63)
 """Nobody's: what last_insert_rowid() gives where nothing was inserted."""
 
@@ -71,6 +74,7 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
     assert program is not None
     with database.write_scope(state.layout.shard_ids, state, timeout_s=deadline.wait_s, images=True) as scope:
         coordinator = Coordinator(state, deadline, undo=True)
+        coordinator.connection.create_function(_SIGN, 1, _sign, deterministic=True)
         deadline.watch(list(scope.sessions.values()))
         failure: sqlite3.Error | None = None
         results: list[Result] = []
@@ -107,6 +111,10 @@ def _for_all_parameters(program: Program) -> Program:
     """Bring what is found with any parameters, and not only with the first."""
     moves = [move._replace(sql=move.whole, parameters=()) if move.whole else move for move in program.moves]
     return program._replace(moves=tuple(moves))
+
+
+def _sign(value: object) -> float:
+    return math.copysign(1.0, value) if isinstance(value, float) else 0.0
 
 
 def _prepare(
@@ -190,10 +198,10 @@ def _write_back(
 
 def _same(image: _Image) -> str:
     """Return the condition that a row (a) is the one remembered (b), bit by bit."""
+    pairs = [(f"a.{_quoted(image.table, name)}", f"b.c{index}") for index, name in enumerate(image.listed)]
     return " AND ".join(
-        f"a.{_quoted(image.table, name)} IS b.c{index} COLLATE BINARY "
-        f"AND typeof(a.{_quoted(image.table, name)}) = typeof(b.c{index})"
-        for index, name in enumerate(image.listed)
+        f"{a} IS {b} COLLATE BINARY AND typeof({a}) = typeof({b}) AND ({a} IS NOT 0 OR {_SIGN}({a}) = {_SIGN}({b}))"
+        for a, b in pairs
     )
 
 

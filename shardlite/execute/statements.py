@@ -328,9 +328,14 @@ class StatementRunner:
         try:
             self._run_in_scope(state, ready, [], deadline, failed=error)
         except DrawnIdTakenError:
-            assert sequence is not None
+            pass
+        except sqlite3.Error as found:
+            # When nothing fails any more, whoever had the id has gone: try again.
+            if found is not error or not meets_drawn:
+                raise
+        if sequence is not None:
             sequence.invalidate()
-            raise _IdsTakenError from error
+        raise _IdsTakenError from error
 
     @staticmethod
     def _target(state: State, plan: Plan) -> Table:
@@ -353,7 +358,7 @@ class StatementRunner:
         if any(map(_probes, ready)):
             shards = set(state.layout.shard_ids)
         with self._db.write_scope(sorted(shards), state, timeout_s=deadline.wait_s) as scope:
-            if any(one.sequence is not None and not one.sequence.is_current(one.token) for one in ready):
+            if failed is None and any(one.sequence and not one.sequence.is_current(one.token) for one in ready):
                 raise _IdsTakenError
             total = 0
             deadline.watch(list(scope.sessions.values()))

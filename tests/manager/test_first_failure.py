@@ -22,7 +22,10 @@ SCHEMA = {
     "tree": "CREATE TABLE tree (k TEXT, id INT, x INT CHECK (x <> 3), u NOT NULL, up INT, "
     "PRIMARY KEY (k, id), FOREIGN KEY (k, up) REFERENCES tree (k, id)) WITHOUT ROWID",
 }
-GUARD = "CREATE TRIGGER guard AFTER INSERT ON by_key WHEN NEW.x = 4 BEGIN SELECT RAISE(ABORT, 'no four'); END"
+GUARDS = (
+    "CREATE TRIGGER after_all AFTER INSERT ON by_key WHEN NEW.x = 4 BEGIN SELECT RAISE(ABORT, 'no four'); END",
+    "CREATE TRIGGER before_all BEFORE INSERT ON by_key WHEN NEW.x = 5 BEGIN SELECT RAISE(ABORT, 'no five'); END",
+)
 
 
 class Both:
@@ -35,8 +38,9 @@ class Both:
         for name, sql in SCHEMA.items():
             self.plain.execute(sql)
             self.manager.create_table(sql, shard_key="id" if name == "by_id" else "k")
-        self.plain.execute(GUARD)
-        self.manager.apply_schema(GUARD)
+        for sql in GUARDS:
+            self.plain.execute(sql)
+            self.manager.apply_schema(sql)
 
     def outcome(self, conn: Any, sql: str, parameters: Any) -> tuple[Any, ...]:
         try:
@@ -108,6 +112,7 @@ def test_of_a_single_row_what_comes_before_its_id(both: Both) -> None:
         assert both.require_same("INSERT INTO by_key VALUES (2, ?, 3, 1)", [key]).startswith("CHECK")
         assert both.require_same("INSERT INTO by_key VALUES (2, ?, 1, NULL)", [key]).startswith("NOT NULL")
         assert both.require_same("INSERT INTO by_key VALUES (2, ?, 4, 1)", [key]).startswith("UNIQUE")
+        assert both.require_same("INSERT INTO by_key VALUES (2, ?, 5, 1)", [key]) == "no five"
 
 
 def test_a_key_left_to_its_default_that_is_null(both: Both) -> None:
@@ -152,6 +157,18 @@ def test_a_drawn_id_that_another_process_gave_is_drawn_again(tmp_path: Path) -> 
                 other.execute("INSERT INTO by_id (id, k, u) VALUES (?, 'theirs', 1)", [number])
         manager.execute("INSERT INTO by_id (id, k, u) VALUES (5000, 'b', 1), (NULL, 'c', 1), (NULL, 'd', 1)")
         assert manager.execute("SELECT count(*) FROM by_id").fetchone() == (7,)
+
+
+@pytest.mark.parametrize("verb", ["INSERT OR IGNORE", "REPLACE", "INSERT OR ABORT"])
+def test_stated_ids_that_are_no_column(both: Both, verb: str) -> None:
+    table = "CREATE TABLE hidden (k TEXT, x INT)"
+    both.plain.execute(table)
+    both.manager.create_table(table, shard_key="k")
+    for key in "abcdefgh":
+        both.require_same(f"{verb} INTO hidden (rowid, k, x) VALUES (5, '{key}', 1), (6, '{key}x', 2)")
+        both.require_same(f"{verb} INTO hidden (rowid, k, x) VALUES (9, '{key}', 1), (9, 'y{key}', 2)")
+    sql = "SELECT rowid, k, x FROM hidden ORDER BY rowid"
+    assert both.manager.execute(sql).fetchall() == both.plain.execute(sql).fetchall()
 
 
 def test_the_last_row_that_came_in(both: Both) -> None:

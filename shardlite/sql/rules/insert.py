@@ -89,7 +89,9 @@ def _check_conflicts(table: Table, pieces: Insertion) -> str | None:
         return None
     unlocal = unlocal_uniqueness(table)
     if unlocal is None:
-        return None
+        if not pieces.takes_id or table.rowid_alias is not None:
+            return None
+        unlocal = "PRIMARY KEY (rowid)"
     how = "ON CONFLICT" if pieces.conflict == "UPSERT" else f"OR {pieces.conflict}"
     words = (
         f"{how} on {table.name}: the row that conflicts with {unlocal} may be on another shard; "
