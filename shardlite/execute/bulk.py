@@ -147,6 +147,7 @@ class Batch:
     def _split(self, plan: InsertPlan, values: list[tuple[Any, ...]]) -> dict[int, list[tuple[Any, ...]]]:
         table = self._table
         keys: list[Any] | None = None
+        integers = False
         if plan.generates_id:
             self._generated = True
             ids = self._db.take_ids(table, len(values))
@@ -157,19 +158,22 @@ class Batch:
             if None in stated:
                 values = self._fill_ids(plan, values)
                 stated = list(map(itemgetter(plan.id_index), values))
-            self._note_ids(plan, stated)
+            integers = self._note_ids(plan, stated)
             keys = stated if plan.id_is_key else None
         if table.kind is TableKind.SINGLE:
             return {0: values}
         if table.kind is TableKind.REFERENCE:
             return dict.fromkeys(self._layout.shard_ids, values)
         if keys is None:
-            keys = list(map(itemgetter(*plan.key_indexes), values))
+            keys, integers = list(map(itemgetter(*plan.key_indexes), values)), False
             require_key_values(table, keys)
-        return _by_shard(values, self._layout.shards_of_many(table.key_type, keys))
+        return _by_shard(values, self._layout.shards_of_many(table.key_type, keys, integers=integers))
 
-    def _note_ids(self, plan: InsertPlan, ids: list[Any]) -> None:
-        """Tell the sequence of the ids that the rows state; ids that aren't the key must be new on every shard."""
+    def _note_ids(self, plan: InsertPlan, ids: list[Any]) -> bool:
+        """Tell the sequence of the ids that the rows state; ids that aren't the key must be new on every shard.
+
+        Returns whether all of them are of type int.
+        """
         table = self._table
         stored = ids
         if set(map(type, ids)) != {int}:
@@ -184,6 +188,7 @@ class Batch:
         self._drawn = self._db.note_ids(table, stored) or self._drawn
         if not plan.id_is_key:
             self.ids += stored
+        return stored is ids
 
 
 def _by_shard(values: list[tuple[Any, ...]], shards: list[int]) -> dict[int, list[tuple[Any, ...]]]:

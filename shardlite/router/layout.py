@@ -129,10 +129,13 @@ class Layout:
 
         return shard_of
 
-    def shards_of_many(self, key_type: KeyType, keys: Sequence[Any]) -> list[int]:
-        """Return the shard of each key, in order; for bulk work, without filling the memo."""
+    def shards_of_many(self, key_type: KeyType, keys: Sequence[Any], *, integers: bool = False) -> list[int]:
+        """Return the shard of each key, in order; for bulk work, without filling the memo.
+
+        ``integers``: the caller knows that all keys are of type int.
+        """
         hashed = type(self.strategy) is HashStrategy and key_type.common_type is int
-        if hashed and set(map(type, keys)) == {int}:
+        if hashed and (integers or set(map(type, keys)) == {int}):
             return self._shards_of_integers(key_type, keys)
         locate = self.strategy.locator(key_type, self.slot_map)
         return [locate(key) for key in keys]
