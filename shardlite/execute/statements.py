@@ -82,7 +82,7 @@ class StatementRunner:
         self._db = database
         self._sizes = Sizes(database)
         self._past = Past()
-        self.points = Points(database)
+        self.points = Points(database, self._past)
         self._planner: tuple[State, Planner] | None = None
 
     # -- planning ------------------------------------------------------------------------------------------------
@@ -149,7 +149,10 @@ class StatementRunner:
             try:
                 if plan.kind is PlanKind.INSERT_QUERY:
                     return insert_query(self._db, state, plan, self._past, deadline)
-                return self._write(state, plan, deadline)
+                result = self._write(state, plan, deadline)
+                if plan.kind is PlanKind.ONE_SHARD:
+                    self.points.learn_change(state, sql, self._planner_of(state).template(sql), plan)
+                return result
             except AskOneFileError as error:
                 gathered = self._gathered(state, sql, parameters, error)
                 return gather_write(self._db, state, [gathered], self._past, deadline)

@@ -187,6 +187,11 @@ def _top(tokens: Sequence[Token], span: Span) -> Iterator[int]:
         position = closing(tokens, position) + 1 if tokens[position].key == "(" else position + 1
 
 
+def top_positions(tokens: Sequence[Token]) -> Iterator[int]:
+    """Yield the positions of a statement's tokens that stand outside parentheses."""
+    return _top(tokens, Span(0, len(tokens)))
+
+
 def _read_from(tokens: Sequence[Token], span: Span, core: Core) -> None:
     position, join, natural = span.start, "from", False
     while position < span.end:

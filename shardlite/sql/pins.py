@@ -157,8 +157,9 @@ class Point:
 
 
 def one_key(pins: Sequence[Pin]) -> Point | None:
-    """Return the only pin as a point where it is one."""
-    if len(pins) != 1 or len(pins[0].columns) != 1:
+    """Return the only key as a point, where all pins are of one column and equal to one and the same constant."""
+    found = {(pin.group, pin.key_type, pin.columns[0].values, pin.columns[0].null) for pin in pins}
+    if len(found) != 1 or any(len(pin.columns) != 1 for pin in pins):
         return None
     fixed = pins[0].columns[0]
     return None if len(fixed.values) != 1 else Point(pins[0].key_type, fixed.values[0], fixed.null)

@@ -275,6 +275,11 @@ class WithFallback:
         self._otherwise = otherwise
         self._gathered: Gathered | None = None
 
+    @property
+    def first(self) -> Template:
+        """The template that is tried first."""
+        return self._first
+
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         try:
             return self._first.bind(parameters, layout)

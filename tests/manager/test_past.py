@@ -123,3 +123,32 @@ def test_executemany_gathers_where_a_set_needs_it(manager: ShardManager) -> None
     with pytest.raises(IntegrityError):
         manager.executemany("INSERT INTO t (id, n) SELECT ?, count(*) FROM t", [(20,), (1,)])
     pair.run("SELECT * FROM t ORDER BY id")
+
+
+def test_the_short_way_of_changes_counts_too(manager: ShardManager) -> None:
+    pair = Pair(manager)
+    pair.run("INSERT INTO t (id, n) VALUES (1, 1), (2, 2), (3, 3)")
+    for sql in ("UPDATE t SET n = n + 1 WHERE id = ? OR id = ? AND n > 99", "DELETE FROM s WHERE x = ? -- nothing"):
+        pair.run(sql, (1, 1)[: sql.count("?")])
+    for key in (1, 2, 2, 7, 3):
+        pair.run("UPDATE t SET n = n * 10 WHERE id = ?", (key,))
+    for key in (1, 7, 1):
+        pair.run("DELETE FROM t WHERE n > 5 AND id = ? /* one */", (key,))
+    pair.run("SELECT * FROM t ORDER BY id")
+
+
+def test_the_short_way_of_changes_sees_a_new_schema(make_manager: Make) -> None:
+    manager = make_manager(num_shards=3)
+    manager.create_table("CREATE TABLE t (id INTEGER PRIMARY KEY, n INT)")
+    manager.execute("INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)")
+    sql = "UPDATE t SET n = n + 1 WHERE id = ?"
+    for _ in range(3):
+        assert manager.execute(sql, (1,)).rowcount == 1
+    manager.apply_schema(
+        "CREATE TABLE seen (id INTEGER PRIMARY KEY, n INT);"
+        "CREATE TRIGGER no AFTER UPDATE ON t WHEN new.n > 5 BEGIN SELECT RAISE(ABORT, 'too many'); END"
+    )
+    assert manager.execute(sql, (1,)).rowcount == 1
+    with pytest.raises(sqlite3.IntegrityError, match="too many"):
+        manager.execute(sql, (1,))
+    assert manager.execute("SELECT n FROM t WHERE id = 1").scalar() == 5
