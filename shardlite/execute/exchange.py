@@ -16,7 +16,7 @@ from shardlite.driver import sqlite3
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.plan import Move
 
-FEW = 500
+FEW = 150
 """Rows that come through Python: up to here attaching a database costs more than it saves."""
 EXCHANGE_BYTES = 64 << 20
 """What the exchange databases of all shards may hold together, for one statement."""

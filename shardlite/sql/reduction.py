@@ -89,8 +89,7 @@ class Reduction:
         made = self.needed[name] = Needed(table, rows=self._estimate(table))
         made.distinct = name in self._places and all(only_asks(text, core) for text, core, _ in self._places[name])
         places = self._places.get(name)
-        if not places or (table.kind is not TableKind.SHARDED and table.kind is not TableKind.SINGLE):
-            made.condition = self._own_condition(name)
+        if not places:
             return
         parts = []
         for (_, core, item), own in zip(places, self._own[name], strict=True):
@@ -102,12 +101,6 @@ class Reduction:
                 made.rows *= _SELECTIVITY
         else:
             made.uses.clear()
-
-    def _own_condition(self, name: str) -> str:
-        own = self._own.get(name)
-        if not own or not all(own):
-            return ""
-        return any_of([" AND ".join(f"({text})" for text in part) for part in own])
 
     def _semi_joins(self, table: Table, core: Core, item: Item, made: Needed) -> list[str]:
         """Return what one mention's joins say of the table's rows."""
@@ -141,6 +134,8 @@ class Reduction:
         there = self.needed.get(other.item.name)
         if there is None or not there.condition or there.rows > made.rows * 0.5:
             return None
+        if table.kind is TableKind.REFERENCE and there.table.kind is not TableKind.REFERENCE:
+            return None  # it is asked where other tables' rows are, also before those come
         column = f"{quote(table.name)}.{quote(mine.column.name)}"
         theirs = quote(other.column.name)
         name = quote(there.table.name)
