@@ -103,7 +103,11 @@ class DatabaseCore(ABC):
         strategy = self.config.strategy
         if strategy is not None and not isinstance(strategy, ShardingStrategy):
             raise ProgrammingError(f"strategy must be a ShardingStrategy, not {strategy!r}")
-        if Catalog.exists(path):
+        try:
+            there = Catalog.exists(path)
+        except OSError as error:
+            raise ShardUnavailableError(f"can't look into {self.directory}: {error.strerror or error}") from error
+        if there:
             return Catalog.open(path, strategy=strategy, timeout_s=self.timeout_s)
         if not self.config.create:
             raise ShardUnavailableError(f"{self.directory} holds no shardlite database ({CATALOG_NAME} is missing)")

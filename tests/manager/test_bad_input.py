@@ -694,6 +694,35 @@ def set_modes(directory: Path, folder: int, file: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+def test_a_directory_that_may_not_be_entered(directory: Path) -> None:
+    """A clear error; root, who may go anywhere, tries it as another user."""
+    code = """
+        import os, sys
+        from shardlite import ShardManager, errors
+        if os.geteuid() == 0:
+            os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        try:
+            ShardManager(db_dir=sys.argv[1])
+        except errors.ShardUnavailableError as error:
+            print(error)
+        else:
+            raise SystemExit("opened")
+    """
+    place = Path(tempfile.mkdtemp(prefix="closed-"))
+    try:
+        shop = place / "shop"
+        shutil.copytree(directory, shop)
+        place.chmod(0o755)
+        shop.chmod(0o000)
+        done = run(code, shop)
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert f"can't look into {shop}" in done.stdout
+    finally:
+        shop.chmod(0o755)
+        shutil.rmtree(place)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
 def test_read_only_directory(directory: Path) -> None:
     """A clear error; root, who may write anywhere, tries it as another user."""
     code = """
