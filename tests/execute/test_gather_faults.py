@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_an_error_on_a_shard_names_it_and_what_ran_there(wide: ShardManager, req
 def test_an_error_at_the_coordinator_is_worded_as_by_sqlite(
     wide: ShardManager, require_clean: Callable[[], None]
 ) -> None:
-    with sqlite3.connect(":memory:") as plain:
+    with closing(sqlite3.connect(":memory:")) as plain:
         with pytest.raises(sqlite3.Error) as theirs:
             plain.execute("SELECT json_extract('{', '$') FROM (SELECT 1)").fetchall()
         with pytest.raises(OperationalError) as ours:

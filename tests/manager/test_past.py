@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,12 +15,28 @@ Make = Callable[..., ShardManager]
 PAST = "SELECT changes(), total_changes(), last_insert_rowid()"
 
 
+_opened: list[sqlite3.Connection] = []
+
+
+def one_file() -> sqlite3.Connection:
+    """Open a database of one file, closed after the test."""
+    _opened.append(sqlite3.connect(":memory:", isolation_level=None))
+    return _opened[-1]
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 class Pair:
     """The same statements on a manager and on one file."""
 
     def __init__(self, manager: ShardManager) -> None:
         self.manager = manager
-        self.plain = sqlite3.connect(":memory:", isolation_level=None)
+        self.plain = one_file()
         self.plain.execute("PRAGMA foreign_keys = ON")
         for ddl, options in (
             ("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, n INT)", {}),
@@ -100,7 +116,7 @@ def test_each_thread_has_its_own(manager: ShardManager) -> None:
 
 
 def test_a_trigger_asks_in_the_middle(manager: ShardManager) -> None:
-    plain = sqlite3.connect(":memory:", isolation_level=None)
+    plain = one_file()
     ddl = "CREATE TABLE t (id INTEGER PRIMARY KEY, tenant INT, seen INT)"
     manager.create_table(ddl, shard_key="tenant")
     plain.execute(ddl)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -32,8 +32,24 @@ BOUNDED = [
 """Queries, and the rows that each shard may send."""
 
 
+_opened: list[sqlite3.Connection] = []
+
+
+def one_file() -> sqlite3.Connection:
+    """Open a database of one file, closed after the test."""
+    _opened.append(sqlite3.connect(":memory:", isolation_level=None))
+    return _opened[-1]
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
 def fill(manager: ShardManager) -> sqlite3.Connection:
-    plain = sqlite3.connect(":memory:", isolation_level=None)
+    plain = one_file()
     schema = {
         "t": "CREATE TABLE t (id INTEGER PRIMARY KEY, k INT, n INT, x REAL, s TEXT COLLATE NOCASE)",
         "c": "CREATE TABLE c (s TEXT PRIMARY KEY, name TEXT)",
@@ -65,7 +81,7 @@ def test_rows_moved(make_manager: Make, num_shards: int) -> None:
 
 def sums(make_manager: Make, values: list[Any]) -> tuple[ShardManager, sqlite3.Connection]:
     manager = make_manager(num_shards=3)
-    plain = sqlite3.connect(":memory:", isolation_level=None)
+    plain = one_file()
     ddl = "CREATE TABLE w (id INTEGER PRIMARY KEY, v)"
     plain.execute(ddl)
     manager.create_table(ddl)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from shardlite import ShardManager
@@ -21,8 +23,10 @@ QUERIES = (
 
 
 @pytest.fixture
-def plain() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:", isolation_level=None)
+def plain() -> Iterator[sqlite3.Connection]:
+    made = sqlite3.connect(":memory:", isolation_level=None)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ from shardlite.sql.tokens import (
     tokens_of,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is a named parameter:DeprecationWarning")  # it is only counted here
+
 CASES = Path(__file__).parent / "cases"
 EVERY_SLT = int(os.environ.get("SHARDLITE_SLT_TOKENS", "500"))
 """Of so many records of SQLite's logic tests one is looked at."""
