@@ -11,7 +11,7 @@ from typing import Any
 
 from shardlite.driver import sqlite3
 from shardlite.execute.database import Database
-from shardlite.execute.files import META_TABLE
+from shardlite.execute.insert import EPOCH_HOLDS
 from shardlite.execute.past import Past
 from shardlite.execute.result import Result, Row, row_class, small_result
 from shardlite.execute.state import State
@@ -135,7 +135,7 @@ def _guarded(text: Text, epoch: int) -> str | None:
     if set(places) != {"WHERE"} or places["WHERE"] + 1 >= len(tokens):
         return None
     start, end = tokens[places["WHERE"]].end, tokens[-1].end
-    return f"{text.sql[:start]} ({text.sql[start:end]}) AND (SELECT epoch FROM main.{META_TABLE}) = {epoch}"
+    return f"{text.sql[:start]} ({text.sql[start:end]}) AND {EPOCH_HOLDS.replace('?', str(epoch))}"
 
 
 _CLAUSES = frozenset(("WHERE", "RETURNING", "ORDER", "LIMIT"))

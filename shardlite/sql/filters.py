@@ -13,6 +13,7 @@ from shardlite.names import quote
 from shardlite.router.table import Table
 from shardlite.sql.cores import Core, Item, Span, conjuncts, disjuncts
 from shardlite.sql.functions import SCALAR
+from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.tokens import Text, Token, TokenKind, words
 
 _SAFE_WORDS = words(
@@ -30,7 +31,6 @@ _RAISING = words(
 )
 """Functions that can raise an error, which one file might not meet: it may look at another condition first."""
 SAFE_FUNCTIONS = SCALAR - _RAISING
-_ROWIDS = frozenset(("rowid", "_rowid_", "oid"))
 
 
 Place = tuple[Text, Core, Item]
@@ -209,7 +209,7 @@ def _skipped(tokens: Sequence[Token], position: int, span: Span) -> int:
 def _is_column(table: Table, name: str | None) -> bool:
     if name is None:
         return False
-    return name in table.by_name or (name in _ROWIDS and table.rowid_name is not None)
+    return name in table.by_name or (name in ROWIDS and table.rowid_name is not None)
 
 
 def _is_own(table: Table, token: Token, core: Core, item: Item, tables: Mapping[str, Table]) -> bool:

@@ -157,6 +157,16 @@ class Reduction:
                 found.append((left.item.name, right.item.name))
         return found
 
+    def with_used(self, names: set[str]) -> list[str]:
+        """Return these tables and all that their conditions need in the shared database, by folded name."""
+        found = set(names)
+        todo = list(names)
+        while todo:
+            for name in self.needed[todo.pop()].uses - found:
+                found.add(name)
+                todo.append(name)
+        return sorted(found)
+
     def _mark_shared(self) -> None:
         """Say which tables go to the shared database, and in which order."""
         for made in self.needed.values():

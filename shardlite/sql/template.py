@@ -60,6 +60,11 @@ class Placed:
         return None
 
 
+def _shards(pins: Sequence[Pin], values: Values, layout: LayoutView) -> tuple[int, ...]:
+    """Return the shards that pins leave: all of them where there are none."""
+    return Bound(pins, values, layout).shards if pins else tuple(range(layout.num_shards))
+
+
 @dataclass(frozen=True, slots=True)
 class FannedOut:
     """A query whose rows are those of all shards together; ``pins`` may leave shards out."""
@@ -73,7 +78,7 @@ class FannedOut:
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
-        shards = Bound(self.pins, values, layout).shards if self.pins else tuple(range(layout.num_shards))
+        shards = _shards(self.pins, values, layout)
         return self.over(shards, parameters)
 
     def over(self, shards: tuple[int, ...], parameters: Parameters) -> Plan:
@@ -108,7 +113,7 @@ class FannedOutWrite:
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
-        shards = Bound(self.pins, values, layout).shards if self.pins else tuple(range(layout.num_shards))
+        shards = _shards(self.pins, values, layout)
         return Plan(
             PlanKind.FAN_OUT_WRITE,
             self.sql,
@@ -190,11 +195,7 @@ class Source:
 
     def bind(self, text: Text, values: Values, parameters: Parameters, layout: LayoutView) -> Move:
         """Return the move for these parameters."""
-        shards: tuple[int, ...] = (0,)
-        if self.pins:
-            shards = Bound(self.pins, values, layout).shards
-        elif self.everywhere:
-            shards = tuple(range(layout.num_shards))
+        shards = _shards(self.pins, values, layout) if self.everywhere else (0,)
         given = parameters_for(self.sql, text, parameters)
         return Move(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes, self.whole)
 

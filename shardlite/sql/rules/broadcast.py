@@ -83,7 +83,7 @@ def _pushed(statement: Statement, reduction: Reduction, sent: Sequence[Table]) -
     otherwise = gather(statement)
     if part is None or otherwise is None:
         return None
-    needed = [reduction.needed[name] for name in _with_used(reduction, names)]
+    needed = [reduction.needed[name] for name in reduction.with_used(names)]
     shared = tuple(source_of(statement, one, shared=True) for one in needed)
     words = ", ".join(sorted(one.table.name for one in needed))
     return replace(
@@ -93,17 +93,6 @@ def _pushed(statement: Statement, reduction: Reduction, sent: Sequence[Table]) -
         otherwise=otherwise,
         reason=f"{words} sent to every shard; {found.reason}",
     )
-
-
-def _with_used(reduction: Reduction, names: set[str]) -> list[str]:
-    """Return these tables and those that their conditions need in the shared database."""
-    found = set(names)
-    todo = list(names)
-    while todo:
-        for name in reduction.needed[todo.pop()].uses - found:
-            found.add(name)
-            todo.append(name)
-    return sorted(found)
 
 
 def in_shared(sql: str, names: set[str]) -> str | None:

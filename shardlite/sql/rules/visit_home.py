@@ -35,7 +35,7 @@ def visit_home(statement: Statement) -> PushedDown | None:
     sql = in_shared(statement.sql, names)
     if sql is None or not columns or cte_names(statement.text) & names:
         return None
-    used = set(names).union(*(reduction.needed[name].uses for name in names))
+    used = reduction.with_used(names)
     if any(reduction.needed[name].table.virtual for name in used):
         return None
     listed = ", ".join(map(part_column, range(len(columns))))
@@ -48,5 +48,5 @@ def visit_home(statement: Statement) -> PushedDown | None:
         f"{', '.join(sorted(table.name for table in whole))} can stay on the home shard; the other rows go there",
         statement.table_names,
         None,
-        tuple(source_of(statement, reduction.needed[name], shared=True) for name in sorted(used)),
+        tuple(source_of(statement, reduction.needed[name], shared=True) for name in used),
     )
