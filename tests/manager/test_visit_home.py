@@ -86,3 +86,20 @@ def test_what_cannot_visit_is_refused(filled: ShardManager) -> None:
     filled.apply_schema("CREATE VIEW v AS SELECT t.id, f.body FROM t JOIN f ON f.rowid = t.id")
     with pytest.raises(NotSupportedError, match="the virtual table f beside sharded tables"):
         filled.execute("SELECT * FROM v")
+
+
+def test_what_is_needed_of_what_is_needed_comes_too(filled: ShardManager, plain: sqlite3.Connection) -> None:
+    for run in (filled.execute, plain.execute):
+        run("CREATE TABLE kinds (id INTEGER PRIMARY KEY, y INT) /* shardlite: kind=single */")
+        run("CREATE TABLE things (id INTEGER PRIMARY KEY, x INT) /* shardlite: kind=single */")
+        run("CREATE TABLE lots (id INTEGER PRIMARY KEY, b INT)")
+        for i in range(1, 6):
+            run("INSERT INTO kinds VALUES (?, ?)", (i, i % 2))
+        for i in range(1, 51):
+            run("INSERT INTO things VALUES (?, ?)", (i, i % 5 + 1))
+        for i in range(1, 401):
+            run("INSERT INTO lots VALUES (?, ?)", (i, i % 50 + 1))
+    sql = """SELECT lots.id FROM f, lots, things, kinds WHERE f MATCH 'apple' AND lots.id = f.rowid
+        AND lots.b = things.id AND things.x = kinds.id AND kinds.y = 1 ORDER BY 1"""
+    expected = plain.execute(sql).fetchall()
+    assert expected and filled.execute(sql).fetchall() == expected
