@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from one_file import close_opened
 from open_files import open_files_under
 
 from shardlite import ShardManager
@@ -34,3 +35,9 @@ def make_manager(tmp_path: Path) -> Iterator[Callable[..., ShardManager]]:
 def manager(request: pytest.FixtureRequest, make_manager: Callable[..., ShardManager]) -> ShardManager:
     """A new database of 1, 3 and 8 shards."""
     return make_manager(num_shards=request.param)
+
+
+@pytest.fixture(autouse=True)
+def _closed_files() -> Iterator[None]:
+    yield
+    close_opened()

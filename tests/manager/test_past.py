@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
+from one_file import one_file
 
 from shardlite import ShardManager
 from shardlite.driver import sqlite3
@@ -13,22 +14,6 @@ from shardlite.errors import IntegrityError
 
 Make = Callable[..., ShardManager]
 PAST = "SELECT changes(), total_changes(), last_insert_rowid()"
-
-
-_opened: list[sqlite3.Connection] = []
-
-
-def one_file() -> sqlite3.Connection:
-    """Open a database of one file, closed after the test."""
-    _opened.append(sqlite3.connect(":memory:", isolation_level=None))
-    return _opened[-1]
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    while _opened:
-        _opened.pop().close()
 
 
 class Pair:

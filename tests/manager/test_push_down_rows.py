@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from one_file import one_file
 
 from shardlite import ShardManager
 from shardlite.driver import sqlite3
@@ -30,22 +31,6 @@ BOUNDED = [
     ("SELECT c.name, count(*) FROM t JOIN c ON c.s = t.s GROUP BY c.name ORDER BY 2, 1", 5),
 ]
 """Queries, and the rows that each shard may send."""
-
-
-_opened: list[sqlite3.Connection] = []
-
-
-def one_file() -> sqlite3.Connection:
-    """Open a database of one file, closed after the test."""
-    _opened.append(sqlite3.connect(":memory:", isolation_level=None))
-    return _opened[-1]
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    while _opened:
-        _opened.pop().close()
 
 
 def fill(manager: ShardManager) -> sqlite3.Connection:

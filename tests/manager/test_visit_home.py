@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
+from one_file import one_file
 
 from shardlite import ShardManager
 from shardlite.driver import sqlite3
@@ -23,10 +22,8 @@ QUERIES = (
 
 
 @pytest.fixture
-def plain() -> Iterator[sqlite3.Connection]:
-    made = sqlite3.connect(":memory:", isolation_level=None)
-    yield made
-    made.close()
+def plain() -> sqlite3.Connection:
+    return one_file()
 
 
 @pytest.fixture
@@ -102,4 +99,5 @@ def test_what_is_needed_of_what_is_needed_comes_too(filled: ShardManager, plain:
     sql = """SELECT lots.id FROM f, lots, things, kinds WHERE f MATCH 'apple' AND lots.id = f.rowid
         AND lots.b = things.id AND things.x = kinds.id AND kinds.y = 1 ORDER BY 1"""
     expected = plain.execute(sql).fetchall()
-    assert expected and filled.execute(sql).fetchall() == expected
+    assert expected
+    assert filled.execute(sql).fetchall() == expected
