@@ -123,7 +123,8 @@ def test_virtual_tables_are_brought_where_rows_cannot_visit(
     viewed: ShardManager, plain: sqlite3.Connection, sql: str
 ) -> None:
     rows = plain.execute(sql).fetchall()
-    assert rows and rows[0][0] is not None
+    assert rows
+    assert rows[0][0] is not None
     assert viewed.execute(sql).fetchall() == rows
 
 
