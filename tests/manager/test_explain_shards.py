@@ -104,6 +104,15 @@ def test_what_the_shards_see_of_each_other(make_manager: Make) -> None:
             assert [row[1] for row in conn.execute("PRAGMA database_list")] == ["main"]
 
 
+def test_a_broadcast_says_where_each_part_runs(filled: ShardManager) -> None:
+    sql = "SELECT count(*) FROM users u JOIN orders o ON o.id = u.id AND u.age > 3"
+    if filled.num_shards > 1:
+        assert filled.explain(sql).kind == "broadcast"
+        found = tree(filled, sql)
+        assert any("_shardlite_shared" in text for text in found["SHARD 1: _shardlite_part"])
+        assert set(found) > {"COORDINATOR"}
+
+
 def test_an_index_is_seen(filled: ShardManager) -> None:
     found = tree(filled, "SELECT count(*) FROM users WHERE age = 3")
     details = [detail for heading, texts in found.items() if heading.startswith("SHARD") for detail in texts]
