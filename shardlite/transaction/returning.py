@@ -1,0 +1,87 @@
+"""Finding the rows that a statement touches by its own RETURNING, where it can't touch others. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shardlite.names import fold
+from shardlite.router.table import ROWID_NAMES
+from shardlite.sql.cores import top_positions
+from shardlite.sql.tokens import Token, closing, tokenize
+from shardlite.transaction.definition import TableDefinition
+
+_VERBS = ("INSERT", "REPLACE", "UPDATE", "DELETE")
+_AFTER_SET = ("WHERE", "FROM", "RETURNING", "ORDER", "LIMIT", "ON")
+_KEEPS_OR_REPLACES = ("REPLACE", "FAIL")
+
+
+def is_plain(text: str, table: TableDefinition) -> bool:
+    """Tell whether ``with_returning`` finds every row that an INSERT, UPDATE or DELETE of this table touches.
+
+    The table must be plain, no row may be pushed out (OR REPLACE), none kept by a statement that fails (OR FAIL gives
+    no rows then), and none renamed: the text assigns no rowid.
+    """
+    if not table.plain:
+        return False
+    tokens = tokenize(text).tokens
+    top = list(top_positions(tokens))
+    verb = next((at for at in top if tokens[at].key in _VERBS), None)
+    if verb is None or tokens[verb].key == "REPLACE":
+        return False
+    if _key(tokens, verb + 1) == "OR" and _key(tokens, verb + 2) in _KEEPS_OR_REPLACES:
+        return False
+    rowids = {fold(name) for name in (*table.keys, *ROWID_NAMES)}
+    return not rowids & _assigned(tokens, top)
+
+
+def with_returning(text: str, table: TableDefinition) -> str:
+    """Return the text with the touched row's rowid as its last RETURNING column, behind those of its own.
+
+    Fetch all rows: SQLite makes all changes before it gives the first one. ``executemany`` throws them away.
+    """
+    tokens = tokenize(text).tokens
+    top = list(top_positions(tokens))
+    verb = next((tokens[at].key for at in top if tokens[at].key in _VERBS), "")
+    own = any(tokens[at].key == "RETURNING" for at in top)
+    end = len(tokens)
+    if verb in ("UPDATE", "DELETE"):  # their ORDER BY and LIMIT come after RETURNING
+        end = next((at for at in top if tokens[at].key in ("ORDER", "LIMIT")), end)
+    start, stop = tokens[0].start, tokens[-1].end
+    cut = tokens[end - 1].end
+    # The sign: where the first column is REAL, SQLite 3.40 makes a float of a bare rowid in RETURNING.
+    added = f"{', ' if own else ' RETURNING '}+{table.key_terms[0]}"
+    return f"{text[start:cut]}{added}{text[cut:stop]}"
+
+
+def _assigned(tokens: Sequence[Token], top: Sequence[int]) -> set[str]:
+    """Return the folded names that a SET outside of parentheses assigns."""
+    found: set[str] = set()
+    left = False
+    for place, at in enumerate(top):
+        key = tokens[at].key
+        if key == "SET":
+            left = True
+        elif left and key == "=":
+            first = top[place - 1]
+            last = closing(tokens, first) if tokens[first].key == "(" else first  # (a, b) = (...)
+            found.update(token.name or "" for token in tokens[first : last + 1])
+            left = False
+        elif key == ",":
+            left = _in_set(tokens, top[:place])
+        elif key in _AFTER_SET:
+            left = False
+    return found
+
+
+def _in_set(tokens: Sequence[Token], before: Sequence[int]) -> bool:
+    """Tell whether the last clause that began before is a SET."""
+    for at in reversed(before):
+        if tokens[at].key in _AFTER_SET:
+            return False
+        if tokens[at].key == "SET":
+            return True
+    return False
+
+
+def _key(tokens: Sequence[Token], at: int) -> str:
+    return tokens[at].key if at < len(tokens) else ""
