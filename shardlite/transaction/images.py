@@ -191,9 +191,11 @@ def _key_condition(table: TableDefinition, key: Sequence[Value], codec: str) -> 
     return " AND ".join(parts), parameters
 
 
-def _literal(text: Text) -> str:
-    """Return SQL for text that no ``str`` says. A blob that is bound would be taken for UTF-8, this one isn't."""
-    return f"CAST(x'{text.hex()}' AS TEXT)"
+def _literal(value: Value) -> str:
+    """Return SQL for text that no ``str`` says, or for a blob. Unlike one that is bound, it isn't taken for UTF-8."""
+    assert isinstance(value, bytes)
+    blob = f"x'{value.hex()}'"
+    return f"CAST({blob} AS TEXT)" if isinstance(value, Text) else blob
 
 
 def _sequence(conn: Connection, table: str) -> int:
@@ -257,6 +259,9 @@ class _Replay:
         self._conn = conn
         self._definitions = Definitions(conn)
         self._codec = self._definitions.codec
+        # Text that no ``str`` says. And what an expression of an index makes of a blob depends, in UTF-16, on where the
+        # blob comes from: SQLite takes the bytes of one that is bound for UTF-8, those of the file for UTF-16.
+        self._odd = {Text} if self._codec == "utf-8" else {Text, bytes}
         self._rows = [item for item in items if isinstance(item, Rows)]
         self._sequences = [item for item in items if isinstance(item, SequenceValue)]
         self._tables = {item.table: self._table(item) for item in self._rows}
@@ -314,15 +319,16 @@ class _Replay:
         if plain:
             self._conn.run_many(f"{into}({', '.join('?' * len(plain[0]))})", plain)
         for row in odd:
-            marks = [_literal(value) if isinstance(value, Text) else "?" for value in row]
-            self._conn.run(f"{into}({', '.join(marks)})", [value for value in row if not isinstance(value, Text)])
+            marks = [_literal(value) if type(value) in self._odd else "?" for value in row]
+            bound = [value for value in row if type(value) not in self._odd]
+            self._conn.run(f"{into}({', '.join(marks)})", bound)
 
     def _split(self, rows: Iterable[Sequence[Value]]) -> tuple[list[Sequence[Value]], list[Sequence[Value]]]:
-        """Tell rows that can be bound from those with text that no ``str`` says."""
+        """Tell rows that can be bound from those with values that can't."""
         plain: list[Sequence[Value]] = []
         odd: list[Sequence[Value]] = []
         for row in rows:
-            (odd if any(type(value) is Text for value in row) else plain).append(row)
+            (plain if self._odd.isdisjoint(map(type, row)) else odd).append(row)
         return plain, odd
 
     def _set_sequence(self, sequence: SequenceValue) -> None:
