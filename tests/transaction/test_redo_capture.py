@@ -267,9 +267,14 @@ def temp_objects(conn: Connection) -> list[Any]:
 
 def test_nothing_stays(conn: Connection) -> None:
     conn.run("CREATE TABLE t(id INTEGER PRIMARY KEY, x UNIQUE)")
-    with pytest.raises(KeyboardInterrupt), capturing(conn, ["t"]):
-        assert temp_objects(conn)
-        raise KeyboardInterrupt
+
+    def stop() -> None:
+        with capturing(conn, ["t"]):
+            assert temp_objects(conn)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert temp_objects(conn) == []
     conn.run("BEGIN")
     with capturing(conn, ["t"]):
