@@ -37,6 +37,7 @@ from shardlite.transaction.values import Text, Value, bindable, encode_values
 
 BATCH_ROWS: Final = 1_000
 BATCH_BYTES: Final = 1 << 20
+_KEPT_BYTES: Final = 4 << 20
 _SAVEPOINT: Final = "_shardlite_replay"
 _GONE, _THERE = b"\x00", b"\x01"
 
@@ -264,6 +265,10 @@ class _Replay:
         self._odd = {Text} if self._codec == "utf-8" else {Text, bytes}
         self._rows = [item for item in items if isinstance(item, Rows)]
         self._sequences = [item for item in items if isinstance(item, SequenceValue)]
+        self._kept: dict[int, list[Row]] | None = {}
+        """Rows as they are bound, by the item; None where they would be too many to be kept."""
+        if sum(len(item.body) for item in self._rows) > _KEPT_BYTES:
+            self._kept = None
         self._tables = {item.table: self._table(item) for item in self._rows}
 
     def _table(self, item: Rows) -> TableDefinition:
@@ -297,10 +302,18 @@ class _Replay:
             self._compare(item)
         self._compare_counts()
 
+    def _bound(self, item: Rows) -> Iterable[Row]:
+        if self._kept is None:
+            return item.rows(bindable(self._codec))
+        found = self._kept.get(id(item))
+        if found is None:
+            found = self._kept[id(item)] = list(item.rows(bindable(self._codec)))
+        return found
+
     def _delete(self, item: Rows) -> None:
         table = self._tables[item.table]
         place = f"DELETE FROM main.{quote(table.name)} WHERE "
-        plain, odd = self._split(row.key for row in item.rows(bindable(self._codec)))
+        plain, odd = self._split(row.key for row in self._bound(item))
         if plain:
             condition, _ = _key_condition(table, plain[0], self._codec)
             self._conn.run_many(place + condition, plain)
@@ -313,9 +326,8 @@ class _Replay:
         # A conflict clause in the table's definition would push rows out without a word.
         names = ", ".join((*table.key_terms, *map(quote, item.columns)))
         into = f"INSERT OR ABORT INTO main.{quote(table.name)}({names}) VALUES "
-        plain, odd = self._split(
-            (*row.key, *row.values) for row in item.rows(bindable(self._codec)) if row.values is not None
-        )
+        rows = ((*row.key, *row.values) for row in self._bound(item) if row.values is not None)
+        plain, odd = self._split(rows)
         if plain:
             self._conn.run_many(f"{into}({', '.join('?' * len(plain[0]))})", plain)
         for row in odd:
@@ -339,21 +351,20 @@ class _Replay:
 
     def _compare(self, item: Rows) -> None:
         reader = _Reader(self._conn, self._codec, self._tables[item.table], item.columns)
-        expected = list(item.rows())
         found: Iterator[Row]
         if item.by_key:
-            found = reader.by_keys([tuple(row.key) for row in expected])
+            found = reader.by_keys(tuple(row.key) for row in self._bound(item))
         else:
-            found = reader.by_rowid([_rowid(row, item.table) for row in expected])
+            found = reader.by_rowid([_rowid(row, item.table) for row in self._bound(item)])
         got = list(found)
         if b"".join(map(reader.encode, got)) == item.body:
             return
-        wrong = (pair for pair in zip(expected, got, strict=True) if reader.encode(pair[0]) != reader.encode(pair[1]))
-        for wanted, here in wrong:
-            raise InternalError(
-                f"redo: a row of {item.table} comes out otherwise than it was: {_shown(item, wanted)}, and here "
-                f"{_shown(item, here)}"
-            )
+        for wanted, here in zip(item.rows(), got, strict=True):
+            if reader.encode(wanted) != reader.encode(here):
+                raise InternalError(
+                    f"redo: a row of {item.table} comes out otherwise than it was: {_shown(item, wanted)}, and here "
+                    f"{_shown(item, here)}"
+                )
 
     def _compare_counts(self) -> None:
         for name in sorted({item.table for item in self._rows if item.whole}):
