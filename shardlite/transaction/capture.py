@@ -218,7 +218,7 @@ def victims(table: TableDefinition, notes: str, *, updates: bool) -> Iterator[st
     """Yield the statements that note the rows that NEW may push out of a table."""
     if not table.unique:
         return
-    if table.ambiguous or (updates and table.rewritten):
+    if updates and table.rewritten:
         yield f"INSERT INTO {notes}(k0) VALUES (NULL)"
         return
     columns = ", ".join(f"NEW.{quote(name)} AS {quote(name)}" for name in table.all_columns)

@@ -21,7 +21,6 @@ from shardlite.sql.tokens import Token, closing, split_commas, tokens_of
 from shardlite.transaction.values import CODECS
 
 _ACTIONLESS: Final = ("NO ACTION", "RESTRICT")
-_AMBIGUOUS: Final = frozenset(("new", "old"))
 SEQUENCES: Final = "sqlite_sequence"
 
 
@@ -61,11 +60,6 @@ class TableDefinition:
     """A trigger of the user's that runs before an UPDATE may write this very table: NEW may change under it."""
     plain: bool
     """A change of its rows changes nothing else, and no row goes or stays but those that RETURNING names."""
-
-    @property
-    def ambiguous(self) -> bool:
-        """Whether its name means something else inside a trigger."""
-        return fold(self.name) in _AMBIGUOUS
 
 
 @dataclass(frozen=True, slots=True)
