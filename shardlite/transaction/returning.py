@@ -1,9 +1,10 @@
-"""Finding the rows that a statement touches by its own RETURNING, where it can't touch others. Pure."""
+"""Finding the rows that a statement touches by its own RETURNING, where it can't touch others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shardlite.driver import sqlite3
 from shardlite.names import fold
 from shardlite.router.table import ROWID_NAMES
 from shardlite.sql.cores import top_positions
@@ -37,7 +38,8 @@ def is_plain(text: str, table: TableDefinition) -> bool:
 def with_returning(text: str, table: TableDefinition) -> str:
     """Return the text with the touched row's rowid as its last RETURNING column, behind those of its own.
 
-    Fetch all rows: SQLite makes all changes before it gives the first one. ``executemany`` throws them away.
+    Fetch all rows: SQLite makes all changes before it gives the first one. ``executemany`` throws them away. After an
+    error ask ``keeps_rows``.
     """
     tokens = tokenize(text).tokens
     top = list(top_positions(tokens))
@@ -51,6 +53,16 @@ def with_returning(text: str, table: TableDefinition) -> str:
     # The sign: where the first column is REAL, SQLite 3.40 makes a float of a bare rowid in RETURNING.
     added = f"{', ' if own else ' RETURNING '}+{table.key_terms[0]}"
     return f"{text[start:cut]}{added}{text[cut:stop]}"
+
+
+def keeps_rows(error: sqlite3.Error) -> bool:
+    """Tell whether a statement that failed so may have left changes behind: then the whole table is touched.
+
+    SQLite undoes a statement that meets a constraint (a plain one has no OR FAIL). For another error (a datatype
+    mismatch, a function that fails, a value that is too long) it does so only where a constraint might have stopped it
+    as well, and an error of reading what RETURNING gives undoes nothing.
+    """
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CONSTRAINT
 
 
 def _assigned(tokens: Sequence[Token], top: Sequence[int]) -> set[str]:

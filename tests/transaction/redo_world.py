@@ -22,7 +22,7 @@ from shardlite.names import quote
 from shardlite.transaction.capture import KeyCapture, capturing
 from shardlite.transaction.definition import Definitions
 from shardlite.transaction.images import prepare_replay, read_images, write_images
-from shardlite.transaction.returning import is_plain, with_returning
+from shardlite.transaction.returning import is_plain, keeps_rows, with_returning
 from shardlite.transaction.touched import Touched
 
 ODD_TEXTS = {
@@ -47,7 +47,7 @@ _TERMS = (
 )
 _PREDICATES = ("", "", "", " WHERE b IS NOT NULL", " WHERE c > 2", " WHERE typeof(a) = 'text' AND c IS NOT 1")
 _VERBS = ("INSERT", "INSERT", "INSERT OR REPLACE", "REPLACE", "INSERT OR IGNORE", "INSERT OR FAIL", "INSERT OR ABORT")
-_UPDATES = ("UPDATE", "UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE", "UPDATE OR FAIL")
+_UPDATES = ("UPDATE", "UPDATE", "UPDATE OR REPLACE", "UPDATE OR IGNORE", "UPDATE OR FAIL", "UPDATE OR ROLLBACK")
 
 
 class World:
@@ -119,6 +119,7 @@ class World:
 
     def _trigger(self, number: int) -> str:
         r, table = self.r, self.r.choice(self.tables)
+        raised = r.choice(["IGNORE", "ABORT, 'no'", "ABORT, 'never'", "ROLLBACK, 'all'"])
         event = r.choice(["INSERT", "UPDATE", "DELETE", "UPDATE OF a, b"])
         rows = {"I": ["NEW"], "U": ["NEW", "OLD"], "D": ["OLD"]}[event[0]]
         body = []
@@ -134,7 +135,7 @@ class World:
                         f"{r.choice([row + '.b', row + '.c', r.choice(self.values)])} WHERE k = {row}.k",
                         f"UPDATE OR IGNORE {other} SET c = c + 1 WHERE a = {row}.a",
                         f"DELETE FROM {other} WHERE {r.choice('kabc')} = {row}.{r.choice('kabc')}",
-                        f"SELECT RAISE({r.choice(['IGNORE', 'ABORT, ' + repr('no')])}) WHERE {row}.c = 3",
+                        f"SELECT RAISE({raised}) WHERE {row}.c = 3",
                     ]
                 )
             )
@@ -239,6 +240,7 @@ class Rounds:
             self.plain = self.stack.enter_context(closing(connect()))
         self.log: list[str] = []
         self.committed = 0
+        self.error = sqlite3.Error()
         for conn in self.files:
             conn.fetch_all("PRAGMA trusted_schema = OFF")
         for sql in self.world.schema:
@@ -270,23 +272,27 @@ class Rounds:
         self.log = []
         for conn in self.both:
             conn.run("BEGIN IMMEDIATE")
+        section = self._captured_section()
+        if self.captured.fetch_all("SELECT name FROM temp.sqlite_schema"):
+            raise Difference("something of the capture is left", self.seed, self.log)
+        if section is None:
+            self._end_both("ROLLBACK")
+        else:
+            self.committed += 1
+            self._replay(section)
+
+    def _captured_section(self) -> bytes | None:
+        """Return the redo of a transaction that was committed; None for one that was not."""
         definitions = Definitions(self.captured)
         touched = Touched()
         with capturing(self.captured, (), definitions) as capture:
             self._transaction(capture, definitions, touched)
             if not self.captured.in_transaction:
-                self._end_both("ROLLBACK")
-                return
+                return None
             capture.collect(0, touched)
             self._touch_more(definitions, touched)
             section = read_images(self.captured, touched.on(0), definitions)
-            if not self._commit():
-                self._end_both("ROLLBACK")
-                return
-        if self.captured.fetch_all("SELECT name FROM temp.sqlite_schema"):
-            raise Difference("something of the capture is left", self.log)
-        self.committed += 1
-        self._replay(section)
+            return section if self._commit() else None
 
     def _touch_more(self, definitions: Definitions, touched: Touched) -> None:
         """Name rows that nobody changed, or whole tables: that must do no harm."""
@@ -332,6 +338,8 @@ class Rounds:
             if isinstance(here[0], list):
                 touched.add(0, table, [row[-1] for row in here[0]])
                 here = ([row[:-1] for row in here[0]] if "RETURNING" in sql else [], *here[1:])
+            elif keeps_rows(self.error):
+                touched.whole(0, table)
             else:
                 touched.add(0, table)
         else:
@@ -350,6 +358,7 @@ class Rounds:
             cursor = conn.run(sql)
             rows = sorted(cursor.fetchall(), key=repr)
         except sqlite3.Error as error:
+            self.error = error
             if capture is not None and conn.in_transaction:
                 capture.failed(conn.total_changes - before - (capture.own_changes() - own))
             return str(error), conn.in_transaction, conn.fetch_row("SELECT changes(), last_insert_rowid()")

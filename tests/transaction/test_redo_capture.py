@@ -16,7 +16,7 @@ from shardlite.errors import InternalError, NotSupportedError, ProgrammingError
 from shardlite.transaction.capture import capturing
 from shardlite.transaction.definition import Definitions
 from shardlite.transaction.images import prepare_replay, read_images, write_images
-from shardlite.transaction.returning import is_plain, with_returning
+from shardlite.transaction.returning import is_plain, keeps_rows, with_returning
 from shardlite.transaction.touched import Touched
 
 
@@ -484,6 +484,28 @@ def test_the_rowid_stands_before_order_and_limit(conn: Connection) -> None:
     assert with_returning("UPDATE t SET y = 1 RETURNING y LIMIT 1", table) == (
         'UPDATE t SET y = 1 RETURNING y, +"id" LIMIT 1'
     )
+
+
+@pytest.mark.parametrize(
+    ("sql", "kept"),
+    [
+        ("INSERT OR IGNORE INTO t VALUES (1, 1), ('x', 2)", [1]),
+        ("INSERT OR IGNORE INTO t SELECT value, abs(value) FROM json_each('[1, 2, -9223372036854775808]')", [1, 2]),
+        ("INSERT INTO t VALUES (1, 1), (1, 2)", []),
+        ("INSERT INTO t VALUES (1, 1), (2, NULL)", []),
+        ("INSERT INTO t(id, x, p) VALUES (1, 1, NULL), (2, 2, 77)", []),
+    ],
+)
+def test_a_statement_that_fails_may_keep_rows(conn: Connection, sql: str, kept: list[int]) -> None:
+    parent = ", p DEFAULT NULL REFERENCES t" if "p)" in sql else ""
+    conn.run(f"CREATE TABLE t(id INTEGER PRIMARY KEY, x NOT NULL{parent})")
+    table = Definitions(conn).table(conn, "t")
+    conn.run("BEGIN")
+    assert is_plain(sql, table)
+    with pytest.raises(sqlite3.Error) as raised:
+        conn.run(with_returning(sql, table)).fetchall()
+    assert [row[0] for row in conn.fetch_all("SELECT id FROM t")] == kept
+    assert keeps_rows(raised.value) or not kept
 
 
 def test_touched_rows_are_named_by_rowids_or_tuples() -> None:
