@@ -490,7 +490,7 @@ def test_the_rowid_stands_before_order_and_limit(conn: Connection) -> None:
     ("sql", "kept"),
     [
         ("INSERT OR IGNORE INTO t VALUES (1, 1), ('x', 2)", [1]),
-        ("INSERT OR IGNORE INTO t SELECT value, abs(value) FROM json_each('[1, 2, -9223372036854775808]')", [1, 2]),
+        ("INSERT OR IGNORE INTO t SELECT value, abs(value) FROM json_each('[1, 2, -9223372036854775808]')", []),
         ("INSERT INTO t VALUES (1, 1), (1, 2)", []),
         ("INSERT INTO t VALUES (1, 1), (2, NULL)", []),
         ("INSERT INTO t(id, x, p) VALUES (1, 1, NULL), (2, 2, 77)", []),
@@ -505,7 +505,7 @@ def test_a_statement_that_fails_may_keep_rows(conn: Connection, sql: str, kept: 
     with pytest.raises(sqlite3.Error) as raised:
         conn.run(with_returning(sql, table)).fetchall()
     assert [row[0] for row in conn.fetch_all("SELECT id FROM t")] == kept
-    assert keeps_rows(raised.value) or not kept
+    assert keeps_rows(raised.value) or not kept  # it may say so where nothing was kept
 
 
 def test_touched_rows_are_named_by_rowids_or_tuples() -> None:
