@@ -54,6 +54,11 @@ def bulk(conn: Connection, rows: list[tuple[object, ...]], *, capture: bool) -> 
             return timed(lambda: conn.run_many(INSERT, rows))
 
 
+def undone(conn: Connection, sql: str) -> float:
+    with rolled_back(conn):
+        return timed(lambda: conn.run(sql).fetchall())
+
+
 def one_row(conn: Connection, definitions: Definitions, *, capture: bool) -> float:
     def run() -> None:
         with rolled_back(conn):
@@ -86,14 +91,8 @@ def measure(count: int, ddl: str, title: str) -> None:
         here.run_many("INSERT INTO source VALUES (?, ?, ?)", rows)
         if not table.by_key:
             text = with_returning(select, table)
-            with_rows = lambda sql: timed(lambda: here.run(sql).fetchall())  # noqa: E731  a name would say no more
-
-            def undone(sql: str) -> float:
-                with rolled_back(here):
-                    return with_rows(sql)
-
-            report("  INSERT ... SELECT", lambda: undone(select), count)
-            report("  INSERT ... SELECT, keys by RETURNING", lambda: undone(text), count)
+            report("  INSERT ... SELECT", lambda: undone(here, select), count)
+            report("  INSERT ... SELECT, keys by RETURNING", lambda: undone(here, text), count)
         touched = Touched()
         here.run("BEGIN")
         with capturing(here, ["t"], definitions) as capture:

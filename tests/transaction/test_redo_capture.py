@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redo_world import connect, dump
 
 from shardlite.connection.connection import Connection
+from shardlite.connection.opening import ConnectionSettings, open_connection
+from shardlite.connection.pool_parts import PoolOptions, clean
 from shardlite.driver import sqlite3
 from shardlite.errors import InternalError, NotSupportedError, ProgrammingError
 from shardlite.transaction.capture import capturing
@@ -330,6 +333,21 @@ def test_a_connection_that_cant_be_cleaned_says_so(conn: Connection) -> None:
         conn.set_authorizer(lambda action, *_: 1 if action == sqlite3.SQLITE_DROP_TEMP_TRIGGER else 0)
     conn.set_authorizer(None)
     assert conn.leftover == "triggers that capture changes"
+
+
+def test_a_pool_takes_a_connection_back_that_captured(tmp_path: Path) -> None:
+    settings = ConnectionSettings()
+    with closing(open_connection(tmp_path / "shard.db", settings)) as conn:
+        conn.run("CREATE TABLE t(k TEXT PRIMARY KEY, x UNIQUE) WITHOUT ROWID")
+        conn.run("BEGIN IMMEDIATE")
+        touched = Touched()
+        with capturing(conn, ["t"]) as capture:
+            conn.run("INSERT INTO t VALUES ('a', 1)")
+            capture.collect(0, touched)
+            assert read_images(conn, touched.on(0))
+            conn.run("COMMIT")
+        assert not conn.altered
+        assert clean(conn, PoolOptions(), settings) == ""
 
 
 def test_a_table_that_cant_be_captured_is_refused_and_nothing_stays(conn: Connection) -> None:
