@@ -67,15 +67,17 @@ class Planner:
             if template is not None and not asks_past(statement):
                 return template
         why = ""
+        # The rules that leave work to the shards look through views and WITH; a gather runs the text as it is.
+        written = None if asks_past(statement) else statement.expanded
         for rule in () if asks_past(statement) else RULES:
             try:
-                template = rule(statement)
+                template = rule(written or statement)
             except NotSupportedError as refusal:
                 why = str(refusal)
                 break
             if template is not None:
                 return template if prepared.readonly else WithFallback(template, partial(gather, statement))
-        template = None if asks_past(statement) else _pushed(statement)
+        template = None if asks_past(statement) else _pushed(written or statement)
         template = template or gather(statement, why)
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")

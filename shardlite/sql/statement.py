@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from shardlite.errors import Error
 from shardlite.names import fold
 from shardlite.router.table import Column, Table, TableKind
 from shardlite.sql.cores import Core, cores_of
+from shardlite.sql.expand import expand, with_names
 from shardlite.sql.facts import Prepared, Schema, StatementKind
+from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.parse import Parsed, parse
-from shardlite.sql.tokens import Text, TokenKind, closing, tokenize
+from shardlite.sql.reduction import Reduction
+from shardlite.sql.tokens import Text, TokenKind, closing, renumbered, tokenize
 
 if TYPE_CHECKING:
     from shardlite.sql.scopes import Scopes
@@ -43,12 +48,43 @@ class Statement:
         self.text: Text = tokenize(prepared.sql)
         self.staged = staged
         self._prepare = prepare
+        self.memory: dict[str, object] = {}
+        """What rules have found out and may want again, whatever kinds the tables have."""
+        self.whole: Statement = self
+        """The statement as the user wrote it, of which this one is another form or a part."""
 
     def query(self, sql: str) -> Statement | None:
         """Return a query that is a part of it, as a statement that is answered inside a transaction over the shards."""
         if self._prepare is None:
             return None
         return Statement(self._prepare(sql), self.schema, self.columns, self.rows, self._prepare, staged=False)
+
+    def part(
+        self, sql: str, *, stub: str = "", schema: Schema | None = None, columns: Callable[..., tuple[str, ...]]
+    ) -> Statement | None:
+        """Return a query made of its text, whose parameters have their numbers; None where SQLite doesn't take it.
+
+        ``stub`` is a WITH that stands for tables that SQLite doesn't know.
+        """
+        if self._prepare is None:
+            return None
+        try:
+            prepared = self._prepare(stub + sql)
+        except Error:
+            return None
+        made = Statement(
+            replace(prepared, sql=sql), schema or self.schema, columns, self.rows, self._prepare, staged=self.staged
+        )
+        made.text = renumbered(made.text, self.text)
+        made.whole = self.whole
+        return made
+
+    def as_if(self, schema: Schema) -> Statement:
+        """Return the same statement over a schema in which tables are of other kinds."""
+        made = Statement(self.prepared, schema, self.columns, self.rows, self._prepare, staged=self.staged)
+        made.text, made.whole, made.memory = self.text, self.whole, self.memory
+        made.parsed, made.cores, made.named = self.parsed, self.cores, self.named
+        return made
 
     @property
     def sql(self) -> str:
@@ -87,6 +123,71 @@ class Statement:
                 text = tokenize(self.schema.views[name])
                 todo |= {item.name for core in cores_of(text) for item in core.items} - cte_names(text)
         return frozenset(found)
+
+    @cached_property
+    def expanded(self) -> Statement | None:
+        """The query with its views and CTEs written out; None where there are none, or SQLite would run it otherwise.
+
+        A recursive CTE stays what it is, and then all do.
+        """
+        if self.kind is not StatementKind.SELECT or not self.prepared.readonly or self._prepare is None:
+            return None
+        found = expand(self.text, self.schema.views)
+        if found is None or (found.repeated and self._may_vary()):
+            return None
+        sql: str | None = found.sql
+        if self._names(found.sql) != self._names(self.sql):
+            sql = with_names(found.sql, self._names(self.sql))
+        made = None if sql is None else self.part(sql, columns=self.columns)
+        if made is None or made.views or self._numbering(tokenize(made.sql)) != self._numbering(self.text):
+            return None
+        if sql != found.sql and self._names(made.sql) != self._names(self.sql):
+            return None
+        try:
+            same = self.prepared if found.hinted == self.sql else self._prepare(found.hinted)
+        except Error:
+            return None  # an old SQLite doesn't know the hint
+        return made if made.prepared.program == same.program else None
+
+    def _may_vary(self) -> bool:
+        """Tell whether a function may give something else when it is called once more."""
+        called = self.prepared.functions - AGGREGATES - WINDOWS
+        return not_shardable(called, self.text, self.schema.functions) is not None
+
+    def _names(self, sql: str) -> tuple[str, ...]:
+        """Return a query's column names, also where SQLite refuses the NULLs that stand for its parameters."""
+        text = tokenize(sql)
+        depth, end = 0, len(text.tokens)
+        for position, token in enumerate(text.tokens):
+            depth += (token.key == "(") - (token.key == ")")
+            if token.key == "LIMIT" and depth == 0:
+                end = position
+        return self.columns(sql[: text.tokens[end - 1].end])
+
+    @staticmethod
+    def _numbering(text: Text) -> tuple[object, ...]:
+        return text.parameter_count, text.names, text.nameless
+
+    @cached_property
+    def texts(self) -> list[tuple[Text, list[Core]]]:
+        """The statement and the views that it uses, with their SELECTs."""
+        views = [tokenize(self.schema.views[name]) for name in self.views]
+        return [(self.text, self.cores), *((text, cores_of(text)) for text in views)]
+
+    @cached_property
+    def reduction(self) -> Reduction:
+        """The rows that a query needs of each of its tables."""
+        schema, texts = self.schema, self.texts
+        behind = {item.name for _, cores in texts[1:] for core in cores for item in core.items}
+        return Reduction(
+            texts,
+            schema.tables,
+            list(self.tables),
+            self.rows,
+            schema.functions.names,
+            closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
+            unshared=frozenset(behind) | _in_main(self.text) if self.staged else frozenset(schema.tables),
+        )
 
     @cached_property
     def scopes(self) -> Scopes | None:
@@ -181,3 +282,13 @@ class Statement:
     def mentions(self, word: str) -> bool:
         """Tell whether an unquoted word (upper case) stands in it."""
         return any(token.kind is TokenKind.WORD and token.key == word for token in self.text.tokens)
+
+
+def _in_main(text: Text) -> frozenset[str]:
+    """Return the tables that the text names together with their schema."""
+    tokens = text.tokens
+    return frozenset(
+        tokens[position + 2].name or ""
+        for position in range(len(tokens) - 2)
+        if tokens[position].name in ("main", "temp") and tokens[position + 1].key == "."
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from shardlite.names import fold, unfold
@@ -170,6 +170,39 @@ def tokenize(sql: str) -> Text:
         names=_names(tokens),
         nameless=any(token.text[0] == "?" for token in tokens if token.kind is TokenKind.PARAMETER),
     )
+
+
+def numbered(text: Text, first: int = 0, last: int | None = None) -> str:
+    """Return the text of some tokens (all of them), each ``?`` with its number, so that it may be moved."""
+    last = len(text.tokens) if last is None else last
+    if first >= last:
+        return ""
+    parts, at = [], text.tokens[first].start
+    for token in text.tokens[first:last]:
+        if token.kind is TokenKind.PARAMETER and token.text[:1] == "?":
+            parts += [text.sql[at : token.start], f"?{token.index}"]
+            at = token.end
+    parts.append(text.sql[at : text.tokens[last - 1].end])
+    return "".join(parts)
+
+
+def renumbered(text: Text, whole: Text) -> Text:
+    """Give the named parameters of a part of a statement the numbers that they have in the whole."""
+    if not whole.names:
+        return text
+    known = {token.text: token.index for token in whole.tokens if token.index}
+    tokens = tuple(
+        replace(token, index=known[token.text]) if token.index and token.text in known else token
+        for token in text.tokens
+    )
+    return replace(text, tokens=tokens, names=_names(tokens), parameter_count=whole.parameter_count)
+
+
+def spliced(sql: str, edits: Iterable[tuple[int, int, str]]) -> str:
+    """Put texts in the places of others; each edit gives the offsets and what stands there then."""
+    for start, end, text in sorted(edits, reverse=True):
+        sql = sql[:start] + text + sql[end:]
+    return sql
 
 
 def _names(tokens: Iterable[Token]) -> tuple[tuple[str, int], ...]:
