@@ -44,5 +44,7 @@ def program_of(rows: Iterable[tuple[Any, ...]]) -> str:
             p2 = cursor(p2)
         if code in _IN_P3:
             p3 = cursor(p3)
+        if code == b"Variable":
+            p4 = None  # how the text writes the parameter: by a number that it has anyway, or not
         digest.update(repr((code, p1, p2, p3, p4, p5)).encode())
     return digest.hexdigest()

@@ -17,7 +17,7 @@ from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.parse import Parsed, parse
 from shardlite.sql.reduction import Reduction
-from shardlite.sql.tokens import Text, TokenKind, closing, renumbered, tokenize
+from shardlite.sql.tokens import Text, TokenKind, closing, renumbered, tokenize, unnumbered
 
 if TYPE_CHECKING:
     from shardlite.sql.scopes import Scopes
@@ -135,13 +135,14 @@ class Statement:
         found = expand(self.text, self.schema.views)
         if found is None or (found.repeated and self._may_vary()):
             return None
-        sql: str | None = found.sql
-        if self._names(found.sql) != self._names(self.sql):
-            sql = with_names(found.sql, self._names(self.sql))
+        written = unnumbered(found.sql, self.text)
+        sql: str | None = written
+        if self.names_of(written) != self.names:
+            sql = with_names(written, self.names)
         made = None if sql is None else self.part(sql, columns=self.columns)
         if made is None or made.views or self._numbering(tokenize(made.sql)) != self._numbering(self.text):
             return None
-        if sql != found.sql and self._names(made.sql) != self._names(self.sql):
+        if sql != written and self.names_of(made.sql) != self.names:
             return None
         try:
             same = self.prepared if found.hinted == self.sql else self._prepare(found.hinted)
@@ -154,7 +155,12 @@ class Statement:
         called = self.prepared.functions - AGGREGATES - WINDOWS
         return not_shardable(called, self.text, self.schema.functions) is not None
 
-    def _names(self, sql: str) -> tuple[str, ...]:
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of a query's result columns; empty where they can't be told."""
+        return self.names_of(self.sql)
+
+    def names_of(self, sql: str) -> tuple[str, ...]:
         """Return a query's column names, also where SQLite refuses the NULLs that stand for its parameters."""
         text = tokenize(sql)
         depth, end = 0, len(text.tokens)

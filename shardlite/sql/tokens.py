@@ -186,6 +186,20 @@ def numbered(text: Text, first: int = 0, last: int | None = None) -> str:
     return "".join(parts)
 
 
+def unnumbered(sql: str, whole: Text) -> str:
+    """Take the numbers off where ``whole`` has ``?`` and counting gives the same: they would show in column names."""
+    written: dict[int, set[str]] = {}
+    for token in whole.tokens:
+        if token.index:
+            written.setdefault(token.index, set()).add(token.text)
+    edits, largest = [], 0
+    for token in tokens_of(sql):
+        if token.index and token.text[0] == "?" and token.index == largest + 1 and written.get(token.index) == {"?"}:
+            edits.append((token.start, token.end, "?"))
+        largest = max(largest, token.index)
+    return spliced(sql, edits)
+
+
 def renumbered(text: Text, whole: Text) -> Text:
     """Give the named parameters of a part of a statement the numbers that they have in the whole."""
     if not whole.names:

@@ -25,7 +25,7 @@ from shardlite.sql.rules.fan_out import with_rowid
 from shardlite.sql.rules.queries import Query, check_rows, queries_of
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import FannedOut, PushedDown
-from shardlite.sql.tokens import Text, closing, numbered, spliced, tokenize
+from shardlite.sql.tokens import Text, closing, numbered, spliced, tokenize, unnumbered
 
 _OPENS = frozenset(("SELECT", "VALUES", "WITH"))
 _NAMELESS = "_shardlite_from"
@@ -72,7 +72,7 @@ class Layers:
         """Put the subqueries back into a text made of the outer layer's."""
         for name, part in self.parts.items():
             sql = sql.replace(name, f"({part.sql})")
-        return sql
+        return unnumbered(sql, self.outer.whole.text)
 
     def restored(self, found: PushedDown | FannedOut) -> PushedDown | FannedOut:
         """Return a plan of the outer layer as one of the whole statement."""

@@ -35,9 +35,19 @@ def push_down(statement: Statement) -> PushedDown | FannedOut | None:
 
 def _push_down(statement: Statement, layers: Layers | None) -> PushedDown | FannedOut | None:
     queries = queries_of(statement)
-    names = statement.columns(without_limit(statement, queries[-1].select))
-    if not names or "" in names:
+    shown = statement.columns(without_limit(statement, queries[-1].select))
+    names = shown if layers is None else statement.whole.names
+    if not names or "" in names or len(names) != len(shown):
         return None
+    found = _answered(statement, queries, names, layers)
+    if isinstance(found, FannedOut) and shown != names:
+        return None  # the shards' own names are the answer's
+    return found
+
+
+def _answered(
+    statement: Statement, queries: Sequence[Query], names: Sequence[str], layers: Layers | None
+) -> PushedDown | FannedOut | None:
     if len(queries) > 1:
         return _compound(statement, queries, names)
     query = queries[0]
