@@ -13,6 +13,7 @@ from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
 from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.gather import asks_past, gather
+from shardlite.sql.rules.home import home
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.rules.visit_home import visit_home
 from shardlite.sql.statement import Statement
@@ -69,7 +70,7 @@ class Planner:
         why = ""
         # The rules that leave work to the shards look through views and WITH; a gather runs the text as it is.
         written = None if asks_past(statement) else statement.expanded
-        for rule in () if asks_past(statement) else RULES:
+        for rule in () if asks_past(statement) else RULES if written is None else (home, *RULES):
             try:
                 template = rule(written or statement)
             except NotSupportedError as refusal:
