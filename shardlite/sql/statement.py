@@ -14,7 +14,7 @@ from shardlite.sql.cores import Core, cores_of
 from shardlite.sql.expand import expand, with_names
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
-from shardlite.sql.names_in import cte_names
+from shardlite.sql.names_in import cte_names, stars_matter
 from shardlite.sql.parse import Parsed, parse
 from shardlite.sql.reduction import Reduction
 from shardlite.sql.tokens import Text, TokenKind, closing, renumbered, tokenize, unnumbered
@@ -179,6 +179,21 @@ class Statement:
         """The statement and the views that it uses, with their SELECTs."""
         views = [tokenize(self.schema.views[name]) for name in self.views]
         return [(self.text, self.cores), *((text, cores_of(text)) for text in views)]
+
+    @cached_property
+    def all_names(self) -> frozenset[str | None]:
+        """Everything in its text, and in its views', that may be a name."""
+        return frozenset(token.name for text, _ in self.texts for token in text.tokens)
+
+    @cached_property
+    def has_natural_joins(self) -> bool:
+        """Tell whether columns are compared that no text names."""
+        return any("NATURAL" in text.keywords() for text, _ in self.texts)
+
+    @cached_property
+    def stars_matter(self) -> bool:
+        """Tell whether columns are looked at that no text names: by ``*``, or by ``x IN t``."""
+        return any(stars_matter(text, cores) for text, cores in self.texts)
 
     @cached_property
     def reduction(self) -> Reduction:

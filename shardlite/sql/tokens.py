@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from shardlite.names import fold, unfold
 
@@ -158,6 +159,10 @@ def first_words(sql: str, count: int = 4) -> tuple[str, ...]:
 
 def tokenize(sql: str) -> Text:
     """Cut a statement into tokens without the comments. A ``;`` before or behind it is left out."""
+    return _remembered(sql) if len(sql) <= _LONGEST_REMEMBERED else _tokenize(sql)
+
+
+def _tokenize(sql: str) -> Text:
     tokens = tokens_of(sql)
     while tokens and tokens[-1].key == ";":
         tokens.pop()
@@ -170,6 +175,11 @@ def tokenize(sql: str) -> Text:
         names=_names(tokens),
         nameless=any(token.text[0] == "?" for token in tokens if token.kind is TokenKind.PARAMETER),
     )
+
+
+_LONGEST_REMEMBERED = 4096
+"""Characters. While a statement is planned its pieces are looked at from many sides; those of a large one are few."""
+_remembered = lru_cache(maxsize=256)(_tokenize)
 
 
 def numbered(text: Text, first: int = 0, last: int | None = None) -> str:

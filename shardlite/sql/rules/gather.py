@@ -9,7 +9,7 @@ from shardlite.sql.cores import change_core
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.filters import filters_of
 from shardlite.sql.functions import PAST
-from shardlite.sql.names_in import ROWIDS, stars_matter
+from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.plan import PlanKind
 from shardlite.sql.reduction import SHARED, Needed
@@ -185,13 +185,11 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
     SQLite reports those that it reads, but not the ones that USING and NATURAL compare; so all that the text (or a
     view's) names count too.
     """
-    texts = statement.texts
-    if any("NATURAL" in text.keywords() for text, _ in texts):
+    if statement.has_natural_joins:
         return None
-    name = fold(table.name)
-    named = {token.name for text, _ in texts for token in text.tokens}
+    name, named = fold(table.name), statement.all_names
     rowids = frozenset(name for name in ROWIDS if name in named)
-    if not any(stars_matter(text, cores) for text, cores in texts):
+    if not statement.stars_matter:
         # SQLite reports every column for the * in EXISTS (SELECT * ...), which nobody looks at.
         return frozenset(column for column in table.by_name if column in named) | rowids
     read = {access.column for access in statement.prepared.reads if access.table == name}
