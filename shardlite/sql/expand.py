@@ -6,10 +6,10 @@ views by itself: it is trusted where SQLite's own program for it is the same (``
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from shardlite.names import quote
+from shardlite.names import fold, quote
 from shardlite.sql.clauses import Unsure, commas, read_select
 from shardlite.sql.cores import Item, cores_of
 from shardlite.sql.locality import calls_aggregate
@@ -33,12 +33,18 @@ class Expanded:
     repeated: bool
 
 
-def expand(text: Text, views: Mapping[str, str]) -> Expanded | None:
-    """Write out all views (folded name -> CREATE text) and CTEs of a query; None where there is none, or one stays."""
+Columns = Callable[[str], tuple[str, ...]]
+
+
+def expand(text: Text, views: Mapping[str, str], columns: Columns) -> Expanded | None:
+    """Write out all views (folded name -> CREATE text) and CTEs of a query; None where there is none, or one stays.
+
+    ``columns`` tells the names of a query's result columns.
+    """
     if "WITH" not in text.keywords() and not any(token.name in views for token in text.tokens):
         return None
     sql = numbered(text)
-    expander = _Expander(views)
+    expander = _Expander(views, columns)
     try:
         found = expander.query(sql, {})
         return Expanded(found, _hinted(sql), expander.repeated()) if expander.mentions else None
@@ -58,8 +64,9 @@ class _Cte:
 
 
 class _Expander:
-    def __init__(self, views: Mapping[str, str]) -> None:
+    def __init__(self, views: Mapping[str, str], columns: Columns) -> None:
         self._views = views
+        self._columns = columns
         self._ctes: list[_Cte] = []
         self._busy: set[str] = set()
         self.mentions = 0
@@ -144,7 +151,7 @@ class _Expander:
             if cte.busy:
                 raise Unsure("a recursive CTE")
             cte.busy = True
-            found = _renamed(self.query(cte.sql, cte.scope), cte.columns)
+            found = _renamed(self.query(cte.sql, cte.scope), cte.columns, self._columns)
             cte.busy = False
             cte.written.append(found)
             return found
@@ -154,19 +161,19 @@ class _Expander:
             raise Unsure("a view that names itself")
         self._busy.add(item.name)
         columns, sql = _select_of(tokenize(self._views[item.name]))
-        found = _renamed(self.query(sql, {}), columns)
+        found = _renamed(self.query(sql, {}), columns, self._columns)
         self._busy.remove(item.name)
         return found
 
 
-def with_names(sql: str, names: Sequence[str]) -> str | None:
+def with_names(sql: str, names: Sequence[str], columns: Columns) -> str | None:
     """Name the result columns of a query; None where the text doesn't show which is which."""
     text = tokenize(sql)
     core = next(iter(cores_of(text)), None)
     if core is None or core.span.start:
         return None
     try:
-        return _renamed(sql, tuple(names))
+        return _renamed(sql, tuple(names), columns)
     except Unsure:
         return None
 
@@ -196,9 +203,9 @@ def _select_of(text: Text) -> tuple[tuple[str, ...], str]:
     return columns, text.sql[tokens[position + 1].start : tokens[-1].end]
 
 
-def _renamed(sql: str, columns: Sequence[str]) -> str:
+def _renamed(sql: str, names: Sequence[str], columns: Columns) -> str:
     """Give the columns of a query other names."""
-    if not columns:
+    if not names:
         return sql
     text = tokenize(sql)
     tokens = text.tokens
@@ -207,13 +214,19 @@ def _renamed(sql: str, columns: Sequence[str]) -> str:
         raise Unsure("the columns of VALUES")
     outputs = read_select(text, core, core.span.end).outputs
     terms = commas(tokens, core.columns)
-    if len(outputs) != len(columns) or any(output.star for output in outputs):
+    if len(outputs) == 1 and outputs[0].star and len(core.items) == 1 and not core.nested:
+        shown = columns(sql)
+        if len(set(map(fold, shown))) != len(names) or len(shown) != len(names):
+            raise Unsure("the columns of *")
+        listed = ", ".join(f"{quote(own)} AS {quote(name)}" for own, name in zip(shown, names, strict=True))
+        return spliced(sql, [(tokens[terms[0].start].start, tokens[terms[0].end - 1].end, listed)])
+    if len(outputs) != len(names) or any(output.star for output in outputs):
         raise Unsure("the columns of *")
     return spliced(
         sql,
         [
             (tokens[output.span.end - 1].end, tokens[term.end - 1].end, f" AS {quote(name)}")
-            for output, term, name in zip(outputs, terms, columns, strict=True)
+            for output, term, name in zip(outputs, terms, names, strict=True)
         ],
     )
 

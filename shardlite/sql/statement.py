@@ -132,13 +132,13 @@ class Statement:
         """
         if self.kind is not StatementKind.SELECT or not self.prepared.readonly or self._prepare is None:
             return None
-        found = expand(self.text, self.schema.views)
+        found = expand(self.text, self.schema.views, self.columns)
         if found is None or (found.repeated and self._may_vary()):
             return None
         written = unnumbered(found.sql, self.text)
         sql: str | None = written
         if self.names_of(written) != self.names:
-            sql = with_names(written, self.names)
+            sql = with_names(written, self.names, self.columns)
         made = None if sql is None else self.part(sql, columns=self.columns)
         if made is None or made.views or self._numbering(tokenize(made.sql)) != self._numbering(self.text):
             return None

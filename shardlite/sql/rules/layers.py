@@ -25,7 +25,7 @@ from shardlite.sql.rules.fan_out import with_rowid
 from shardlite.sql.rules.queries import Query, check_rows, queries_of
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import FannedOut, PushedDown
-from shardlite.sql.tokens import Text, closing, numbered, spliced, tokenize, unnumbered
+from shardlite.sql.tokens import Text, Token, closing, numbered, spliced, tokenize, unnumbered
 
 _OPENS = frozenset(("SELECT", "VALUES", "WITH"))
 _NAMELESS = "_shardlite_from"
@@ -143,6 +143,26 @@ def pins_for(statement: Statement, query: Query, layers: Layers | None) -> tuple
         if layers is not None and reference.name in layers.parts and layers.parts[reference.name].pins:
             return layers.parts[reference.name].pins
     return ()
+
+
+def only_piece(statement: Statement) -> tuple[Statement, str, Statement, tuple[str, ...]] | None:
+    """Return a query that reads one subquery in FROM and nothing else: its text with a name there, and the subquery.
+
+    The third is the subquery's statement, the last its columns.
+    """
+    cut = _cut_of(statement)
+    if cut is None or len(cut.pieces) != 1:
+        return None
+    piece, cores = cut.pieces[0], cut.outer.cores
+    if any(core.nested for core in cores) or [i.name for core in cores for i in core.items] != [piece.name]:
+        return None
+    if any(token.key == "IN" and cut.outer.text.tokens[at + 1].key != "(" for at, token in _words(cut.outer.text)):
+        return None
+    return cut.outer, piece.name, piece.statement.as_if(statement.schema), piece.columns
+
+
+def _words(text: Text) -> list[tuple[int, Token]]:
+    return list(enumerate(text.tokens[:-1]))
 
 
 def arms_of(queries: Sequence[Query]) -> list[Arm]:

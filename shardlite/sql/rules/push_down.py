@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from shardlite.sql.clauses import PART, Texts, Unsure, part_column
 from shardlite.sql.compound import Compound
+from shardlite.sql.derived import derived_columns
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES
 from shardlite.sql.pins import Pin
 from shardlite.sql.rules.fan_out import with_rowid
 from shardlite.sql.rules.gather import gather
-from shardlite.sql.rules.layers import Layers, arms_of, layers_of, pins_for
+from shardlite.sql.rules.layers import Layers, arms_of, layers_of, only_piece, pins_for
 from shardlite.sql.rules.queries import Query, check_functions, check_rows, queries_of, without_limit
 from shardlite.sql.sorted_rows import SortedRows
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import FannedOut, PushedDown, Source
+from shardlite.sql.tokens import unnumbered
 from shardlite.sql.two_phase import COMBINED, TwoPhase
 
 
@@ -24,13 +27,45 @@ def push_down(statement: Statement) -> PushedDown | FannedOut | None:
     if statement.kind is not StatementKind.SELECT or not statement.prepared.readonly:
         return None
     try:
-        layers = layers_of(statement)
+        try:
+            layers = layers_of(statement)
+        except Unsure:
+            return _over_parts(statement)
         if layers is None:
             return _push_down(statement, None)
         found = _push_down(layers.outer, layers)
         return None if found is None else layers.restored(found)
     except Unsure:
         return None
+
+
+def _over_parts(statement: Statement) -> PushedDown | None:
+    """Push down the only subquery in FROM, whose groups lie over several shards; the rest runs over what comes of it.
+
+    The parts of groups have the types and collations of the columns that they are of; what else a subquery may show
+    must have none.
+    """
+    only = only_piece(statement)
+    if only is None:
+        return None
+    outer, name, inner, columns = only
+    layers = layers_of(inner)
+    subject = inner if layers is None else layers.outer
+    queries = queries_of(subject)
+    query = queries[0]
+    if len(queries) > 1 or not query.grouped or query.by_key:
+        return None
+    if not all(column.typed for column in derived_columns(arms_of(queries), columns)):
+        return None
+    found = _aggregated(subject, query, columns, pins_for(subject, query, layers))
+    restored = found if found is None or layers is None else layers.restored(found)
+    if not isinstance(restored, PushedDown):
+        return None
+    whole = statement.whole
+    sql = unnumbered(outer.sql.replace(name, f"({restored.sql})"), whole.text)
+    if not whole.names or statement.names_of(_stub(restored.part.width) + sql) != whole.names:
+        return None
+    return replace(restored, sql=sql, text=whole.text, tables=whole.table_names)
 
 
 def _push_down(statement: Statement, layers: Layers | None) -> PushedDown | FannedOut | None:
@@ -107,8 +142,8 @@ def _split(
 ) -> PushedDown | None:
     """Return the plan of a split query if SQLite takes both of its texts."""
     listed = ", ".join(map(part_column, range(texts.width)))
-    stub = f"WITH {PART}({listed}) AS (SELECT {', '.join(['NULL'] * texts.width)}) "
-    if len(statement.columns(texts.shard)) != texts.width or statement.columns(stub + texts.final) != tuple(names):
+    final = _stub(texts.width) + texts.final
+    if len(statement.columns(texts.shard)) != texts.width or statement.columns(final) != tuple(names):
         return None
     otherwise = gather(statement, reason) if texts.may_overflow else None
     part = Source(
@@ -121,3 +156,9 @@ def _split(
         pins,
     )
     return PushedDown(texts.final + texts.final_limit, statement.text, part, reason, statement.table_names, otherwise)
+
+
+def _stub(width: int) -> str:
+    """Return a WITH that stands for the table of the shards' rows while a final text is prepared."""
+    listed = ", ".join(map(part_column, range(width)))
+    return f"WITH {PART}({listed}) AS (SELECT {', '.join(['NULL'] * width)}) "
