@@ -45,6 +45,7 @@ def program_of(rows: Iterable[tuple[Any, ...]]) -> str:
         if code in _IN_P3:
             p3 = cursor(p3)
         if code == b"Variable":
-            p4 = None  # how the text writes the parameter: by a number that it has anyway, or not
+            # A name, whose number is that of its place in the text; or ?1, which ? may be as well.
+            p1, p4 = (0, p4) if p4 is not None and p4[:1] != b"?" else (p1, None)
         digest.update(repr((code, p1, p2, p3, p4, p5)).encode())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from shardlite.sql.cores import Item, cores_of
 from shardlite.sql.locality import calls_aggregate
 from shardlite.sql.tokens import Text, Token, closing, numbered, spliced, tokenize
 
-MOST_MENTIONS = 200
+_MOST_MENTIONS = 200
 _LONGEST = 100_000
 """Characters. Views of views that name each other several times grow by powers."""
 _DEPENDS_ON_HOW_IT_RUNS = frozenset(("LIMIT", "GROUP", "HAVING", "DISTINCT", "OVER", "INTERSECT", "EXCEPT"))
@@ -47,7 +47,7 @@ def expand(text: Text, views: Mapping[str, str], columns: Columns) -> Expanded |
     expander = _Expander(views, columns)
     try:
         found = expander.query(sql, {})
-        return Expanded(found, _hinted(sql), expander.repeated()) if expander.mentions else None
+        return Expanded(found, _hinted(sql), expander.repeated()) if found != sql else None
     except (Unsure, IndexError, RecursionError):
         return None
 
@@ -69,7 +69,7 @@ class _Expander:
         self._columns = columns
         self._ctes: list[_Cte] = []
         self._busy: set[str] = set()
-        self.mentions = 0
+        self._mentions = 0
 
     def repeated(self) -> bool:
         """Tell whether a CTE was written out more than once; Unsure where that could change the answer."""
@@ -134,8 +134,8 @@ class _Expander:
         body = self._body(item, scope)
         if body is None:
             return None
-        self.mentions += 1
-        if self.mentions > MOST_MENTIONS:
+        self._mentions += 1
+        if self._mentions > _MOST_MENTIONS:
             raise Unsure("too many views")
         first = item.span.start
         last = first + (2 if item.schema else 0)

@@ -140,7 +140,7 @@ class Statement:
         if self.names_of(written) != self.names:
             sql = with_names(written, self.names, self.columns)
         made = None if sql is None else self.part(sql, columns=self.columns)
-        if made is None or made.views or self._numbering(tokenize(made.sql)) != self._numbering(self.text):
+        if made is None or made.views or not self._has_parameters_of(tokenize(made.sql)):
             return None
         if sql != written and self.names_of(made.sql) != self.names:
             return None
@@ -170,9 +170,12 @@ class Statement:
                 end = position
         return self.columns(sql[: text.tokens[end - 1].end])
 
-    @staticmethod
-    def _numbering(text: Text) -> tuple[object, ...]:
-        return text.parameter_count, text.names, text.nameless
+    def _has_parameters_of(self, text: Text) -> bool:
+        """Tell whether another text has the same parameters: by name in any order, by number where one has no name."""
+        if self.text.nameless or text.nameless:
+            mine, theirs = ((t.parameter_count, t.names, t.nameless) for t in (self.text, text))
+            return mine == theirs
+        return {name for name, _ in self.text.names} == {name for name, _ in text.names}
 
     @cached_property
     def texts(self) -> list[tuple[Text, list[Core]]]:

@@ -125,7 +125,7 @@ class Generator:
             if name == "h" and self.chance(0.7):
                 name = "a" if "a" not in self.ctes else "r"
             columns = known[name]
-        if self.chance(0.2) or name in self.ctes and self.chance(0.4):
+        if self.chance(0.2) or (name in self.ctes and self.chance(0.4)):
             return name, name, columns
         alias = self.alias()
         prefix = "main." if self.chance(0.03) and name not in self.ctes else ""
