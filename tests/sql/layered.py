@@ -1,4 +1,4 @@
-"""Random queries over views, CTEs, subqueries in FROM and joins of equal names, for comparing answers with one file's."""
+"""Random queries over views, CTEs, subqueries in FROM and joins of equal names: for comparing with one file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VIEWS = {
         ("k", "n"),
         "CREATE VIEW ranked AS SELECT k, row_number() OVER (PARTITION BY k ORDER BY x, s) AS n FROM a",
     ),
-    "cast": (("k", "x"), "CREATE VIEW cast AS SELECT CAST(k AS TEXT) AS k, x FROM a"),
+    "casted": (("k", "x"), "CREATE VIEW casted AS SELECT CAST(k AS TEXT) AS k, x FROM a"),
 }
 
 

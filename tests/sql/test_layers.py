@@ -138,20 +138,21 @@ NASTY = (
     "SELECT count(*) FROM some AS totals JOIN totals AS some ON totals.k = some.key",
     "SELECT b.x, a.x FROM some AS b JOIN b AS a ON a.k = b.k ORDER BY 1, 2",
     "SELECT (WITH a AS (SELECT 7 AS k) SELECT max(k) FROM a), count(*) FROM a",
-    "WITH x AS (SELECT k FROM a) SELECT count(*) FROM (WITH x AS (SELECT k FROM b) SELECT k FROM x) AS y, x WHERE x.k = y.k",
+    "WITH x AS (SELECT k FROM a) "
+    "SELECT count(*) FROM (WITH x AS (SELECT k FROM b) SELECT k FROM x) AS y, x WHERE x.k = y.k",
     'WITH "sElect" AS (SELECT k AS "from" FROM a) SELECT count("from") FROM [select]',
     'SELECT \'some\', "some".k FROM "some" ORDER BY 2',
     "SELECT max(some.k) FROM main.some JOIN main.a ON a.k = some.k",
     "WITH x AS (SELECT k, random() AS r FROM a) SELECT count(*) FROM x JOIN x AS y ON x.k = y.k AND x.r = y.r",
     "WITH x(k, x) AS (SELECT x, k FROM a) SELECT x, count(k) FROM x GROUP BY x ORDER BY 1",
     "SELECT k, (SELECT n FROM deep WHERE deep.k = a.k) AS n FROM a ORDER BY 1, 2",
-    "SELECT count(*) FROM a WHERE k IN some",
+    "SELECT count(*) FROM a WHERE k IN keys",
     "SELECT count(*) FROM a WHERE (k, x) IN some",
     "SELECT count(*) FROM (a JOIN some USING (k))",
     "SELECT * FROM some UNION ALL SELECT * FROM both WHERE k = 5 ORDER BY 1, 2",
     "SELECT ranked.n, count(*) FROM ranked JOIN a USING (k) WHERE k IN (1, 2) GROUP BY 1 ORDER BY 1",
-    "SELECT k FROM cast WHERE k = 5 ORDER BY 1",
-    "SELECT count(*) FROM cast JOIN a ON a.k = cast.k WHERE a.k = '5'",
+    "SELECT k FROM casted WHERE k = 5 ORDER BY 1",
+    "SELECT count(*) FROM casted JOIN a ON a.k = casted.k WHERE a.k = '5'",
     "SELECT a.k, b.k FROM a NATURAL FULL JOIN (SELECT k FROM b WHERE y > 1) AS b ORDER BY 1, 2",
     "SELECT k, count(*) FROM (SELECT k FROM b WHERE y > 1) AS b NATURAL RIGHT JOIN a GROUP BY k ORDER BY 1",
     "SELECT k, x, y FROM a NATURAL LEFT JOIN b ORDER BY 1, 2, 3",
@@ -209,7 +210,7 @@ def test_a_program_is_told_from_another() -> None:
     connection.text_factory = bytes
 
     def program(sql: str) -> str:
-        return program_of(connection.execute(f"EXPLAIN {sql}", (None,) * sql.count("?")).fetchall())
+        return program_of(connection.execute(f"EXPLAIN {sql}", (None,) * tokenize(sql).parameter_count).fetchall())
 
     same = program("SELECT * FROM v JOIN b ON b.k = v.k")
     assert program("SELECT * FROM (SELECT k FROM a WHERE x > 1) AS w JOIN b ON b.k = w.k") == same
