@@ -106,6 +106,7 @@ def without_limit(statement: Statement, select: Select) -> str:
 
 
 def check_functions(statement: Statement, allowed: frozenset[str]) -> None:
+    """Raise Unsure where a function that isn't allowed may answer differently from shard to shard."""
     functions = statement.prepared.functions - allowed
     found = not_shardable(functions, statement.text, statement.schema.functions)
     if found is not None:
