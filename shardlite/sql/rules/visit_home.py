@@ -36,14 +36,12 @@ def visit_home(statement: Statement) -> PushedDown | None:
     if sql is None or not columns or cte_names(statement.text) & names:
         return None
     used = reduction.with_used(names)
-    if any(reduction.needed[name].table.virtual for name in used):
-        return None
     listed = ", ".join(map(part_column, range(len(columns))))
     part = Source(PART, f"CREATE TABLE {PART}({listed})", f"INSERT INTO {PART}({listed})", len(columns), sql, False)
     shown = ", ".join(f"{part_column(number)} AS {quote(name)}" for number, name in enumerate(columns))
     return PushedDown(
         f"SELECT {shown} FROM {PART} ORDER BY {PART}.rowid",
-        statement.text,
+        statement.whole.text,
         part,
         f"{', '.join(sorted(table.name for table in whole))} can stay on the home shard; the other rows go there",
         statement.table_names,
