@@ -17,7 +17,7 @@ from shardlite.sql.compound import Arm, Compound
 from shardlite.sql.cores import Core, Item
 from shardlite.sql.derived import derived_columns, derived_key, derived_table
 from shardlite.sql.facts import Schema
-from shardlite.sql.locality import holds_key
+from shardlite.sql.locality import calls_aggregate, holds_key
 from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.rules.common import analysed, pins_of
@@ -26,21 +26,27 @@ from shardlite.sql.rules.queries import Query, check_rows, queries_of
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import FannedOut, PushedDown
 from shardlite.sql.tokens import Text, Token, closing, numbered, spliced, tokenize, unnumbered
+from shardlite.sql.two_phase import COMBINED
 
 _OPENS = frozenset(("SELECT", "VALUES", "WITH"))
 _NAMELESS = "_shardlite_from"
-"""The alias of a subquery that has none, where its rowid is asked for."""
+"""The alias of a subquery that has none, where its rowid is asked for; the names of those cut out begin with it."""
 _CUT = "layers"
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A subquery cut out. ``alone``: the only source of the outermost SELECT, whose rows may keep the order of ids."""
+    """A subquery cut out.
+
+    ``alone``: the only source of the outermost SELECT, whose rows may keep the order of ids. ``sorted_anew``: the order
+    of its own rows can't be seen.
+    """
 
     name: str
     statement: Statement
     columns: tuple[str, ...]
     alone: bool
+    sorted_anew: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +214,8 @@ def _places(text: Text, cores: Sequence[Core]) -> list[tuple[Core, Item]]:
 
 def _cut_at(statement: Statement, places: Sequence[tuple[Core, Item]]) -> _Cut:
     sql, text = statement.sql, statement.text
+    if _NAMELESS in sql:
+        raise Unsure("a text that holds the names put into it")
     tokens = text.tokens
     pieces: list[_Piece] = []
     edits: list[tuple[int, int, str]] = []
@@ -216,7 +224,7 @@ def _cut_at(statement: Statement, places: Sequence[tuple[Core, Item]]) -> _Cut:
         start = item.span.start
         end = closing(tokens, start)
         covered.update(range(start, end))
-        name = f"_shardlite_from_{number}_"
+        name = f"{_NAMELESS}_{number}_"
         inner = statement.part(numbered(text, start + 1, end), columns=statement.columns)
         if inner is None:
             raise Unsure("a subquery that SQLite doesn't take by itself")
@@ -228,7 +236,7 @@ def _cut_at(statement: Statement, places: Sequence[tuple[Core, Item]]) -> _Cut:
         edits.append((tokens[start].start, tokens[end].end, name + alias))
         if alone:
             edits += _stars(text, core, item.alias_text or _NAMELESS, columns)
-        pieces.append(_Piece(name, inner, columns, alone))
+        pieces.append(_Piece(name, inner, columns, alone, _sorts_anew(text, core)))
     if any(token.key == "WITH" for at, token in enumerate(tokens) if at not in covered):
         raise Unsure("WITH around a subquery")
     cut = numbered(tokenize(spliced(sql, [*edits, *_numbers(text, covered)])))
@@ -255,6 +263,19 @@ def _is_alone(cores: Sequence[Core], core: Core) -> bool:
     return core.parent is None and len(core.items) == 1 and sum(other.parent is None for other in cores) == 1
 
 
+def _sorts_anew(text: Text, core: Core) -> bool:
+    """Tell whether an outermost SELECT joins its sources, sorts its rows or only adds them up."""
+    tokens, end = text.tokens, core.span.end
+    if core.parent is not None:
+        return False
+    called = {token.name for at, token in _words(text) if calls_aggregate(tokens, at)}
+    if not called <= COMBINED:
+        return False
+    own = range(*core.columns)
+    adds_up = not any(tokens[at].key == "SELECT" for at in own) and any(calls_aggregate(tokens, at) for at in own)
+    return adds_up or len(core.items) > 1 or (end < len(tokens) and tokens[end].key == "ORDER")
+
+
 def _stars(text: Text, core: Core, alias: str, columns: Sequence[str]) -> list[tuple[int, int, str]]:
     """Return the edits that write * out: a table that stands for a subquery may have one more column, the rowid."""
     tokens = text.tokens
@@ -279,7 +300,7 @@ def _part(piece: _Piece, outer: Statement, schema: Schema) -> _Part:
     if any(sharded) != all(sharded):
         raise Unsure("rows that every shard would give")
     last = queries[-1].select
-    if last.order or last.limit is not None:
+    if (last.order and not piece.sorted_anew) or last.limit is not None:
         raise Unsure("a subquery with an order")
     check_rows(subject, queries)
     arms = arms_of(queries)
