@@ -81,6 +81,8 @@ def _check_clauses(statement: Statement, tree: Any) -> None:
     if any(isinstance(node, exp.Subquery) and not isinstance(node.this, exp.Query) for node in tree.walk()):
         raise _No("a nested join", "write it as a plain list of joins")
     if any(node is not tree for node in tree.find_all(exp.Query)):
+        if statement.whole is not statement:
+            raise _No("a view or WITH (a common table expression)", "")
         raise _No("a subquery", "run it first and pass its values as parameters")
     if any(tree.find_all(exp.Window)) or tree.args.get("windows"):
         raise _No("a window function", selecting)

@@ -14,7 +14,7 @@ from shardlite.sql.pins import Pin
 from shardlite.sql.rules.fan_out import with_rowid
 from shardlite.sql.rules.gather import gather
 from shardlite.sql.rules.layers import Layers, arms_of, layers_of, only_piece, pins_for
-from shardlite.sql.rules.queries import Query, check_functions, check_rows, queries_of, without_limit
+from shardlite.sql.rules.queries import Query, check_functions, check_rows, queries_of
 from shardlite.sql.sorted_rows import SortedRows
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import FannedOut, PushedDown, Source
@@ -70,7 +70,7 @@ def _over_parts(statement: Statement) -> PushedDown | None:
 
 def _push_down(statement: Statement, layers: Layers | None) -> PushedDown | FannedOut | None:
     queries = queries_of(statement)
-    shown = statement.columns(without_limit(statement, queries[-1].select))
+    shown = statement.names
     names = shown if layers is None else statement.whole.names
     if not names or "" in names or len(names) != len(shown):
         return None

@@ -98,13 +98,6 @@ def check_rows(statement: Statement, queries: Sequence[Query]) -> None:
     check_functions(statement, allowed | WINDOWS if windows else allowed)
 
 
-def without_limit(statement: Statement, select: Select) -> str:
-    """Return the text up to its LIMIT: SQLite refuses NULL there, and its parameters have no values yet."""
-    tokens = statement.text.tokens
-    at = next((i for i in range(select.core.span.end, len(tokens)) if tokens[i].key == "LIMIT"), None)
-    return statement.sql if at is None else statement.sql[: tokens[at].start]
-
-
 def check_functions(statement: Statement, allowed: frozenset[str]) -> None:
     """Raise Unsure where a function that isn't allowed may answer differently from shard to shard."""
     functions = statement.prepared.functions - allowed
