@@ -112,6 +112,8 @@ class Move(NamedTuple):
     """Indexes that are worth making where many rows come."""
     whole: str = ""
     """``sql`` without a condition that depends on parameters, for a statement that runs with several sets of them."""
+    weight: float = 1.0
+    """For how many rows each stands to SQLite's planner, which will count conditions again that left the others out."""
 
     def __str__(self) -> str:
         where = ", ".join(map(str, self.shards))

@@ -192,12 +192,25 @@ class Source:
     """The stage at which it goes to the shared database; None: it goes to the coordinator's own."""
     whole: str = ""
     """``sql`` without a condition that depends on parameters; "" where it has none."""
+    weight: float = 1.0
+    """In the shared database: for how many rows of the table each stands, to SQLite's planner."""
 
     def bind(self, text: Text, values: Values, parameters: Parameters, layout: LayoutView) -> Move:
         """Return the move for these parameters."""
         shards = _shards(self.pins, values, layout) if self.everywhere else (0,)
         given = parameters_for(self.sql, text, parameters)
-        return Move(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes, self.whole)
+        return Move(
+            self.into,
+            self.create,
+            self.insert,
+            self.width,
+            self.sql,
+            given,
+            shards,
+            self.indexes,
+            self.whole,
+            self.weight,
+        )
 
 
 def stages_of(bound: Sequence[tuple[int | None, Move]]) -> tuple[tuple[Move, ...], ...]:

@@ -193,6 +193,7 @@ def source_of(statement: Statement, needed: Needed, *, shared: bool | None = Non
         _pins(statement, table),
         (*index_ddl(table, schema), *(index_in(text, schema) for text in statement.schema.index_texts(table.name))),
         needed.level if shared else None,
+        weight=needed.weight,
     )
 
 
