@@ -14,6 +14,7 @@ from shardlite.sql.rules import FIRST, RULES
 from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.gather import asks_past, gather
 from shardlite.sql.rules.push_down import push_down
+from shardlite.sql.rules.repartition import repartition
 from shardlite.sql.rules.visit_home import visit_home
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template, WithFallback
@@ -107,7 +108,11 @@ _EXPLAINED_IN_PARTS = frozenset(
 
 def _pushed(statement: Statement) -> Template | None:
     """Try the rules that let the shards do a query's work."""
-    return push_down(statement) or broadcast(statement) or visit_home(statement)
+    pushed = push_down(statement)
+    if pushed is not None:
+        return pushed
+    sent = broadcast(statement)
+    return repartition(statement, sent) or sent or visit_home(statement)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,17 @@ from shardlite.sql.tokens import Text, tokenize
 
 SHARED = "_shardlite_shared"
 """The schema name under which the shared database is attached."""
+OWNED = "_shardlite_owned"
+"""The schema name under which each shard sees the rows that were sent to it alone."""
 _SELECTIVITY = 0.2
 _EQUALITY = 4.0
 """SQLite takes a column without an index to equal a constant in every fourth row (whereLoopOutputAdjust)."""
 MOST_SHARED_ROWS = 300_000
 """Rows up to which a table may stand in the shared database, which is held in memory."""
+
+
+Place = tuple[str, str]
+"""A table's column, both names folded."""
 
 
 @dataclass(slots=True)
@@ -166,6 +172,16 @@ class Reduction:
             one, other = self._tables.get(left.item.name), self._tables.get(right.item.name)
             if one is not None and other is not None and _share_a_shard(one, left, other, right):
                 found.append((left.item.name, right.item.name))
+        return found
+
+    def equal_columns(self) -> list[tuple[Place, Place]]:
+        """Return the pairs of columns that are somewhere joined by equality of the values stored."""
+        found = []
+        for edge, _ in self._edges:
+            left, right = edge.left, edge.right
+            found.append(
+                ((left.item.name, fold(left.column.name)), (right.item.name, fold(right.column.name))),
+            )
         return found
 
     def with_used(self, names: set[str]) -> list[str]:
