@@ -106,11 +106,9 @@ class Coordinator:
         owned: Owned,
     ) -> None:
         """Bring the rows of the moves and pass them on to the shards that own their keys."""
-        spools = [self._spool(move, number) for number, move in enumerate(moves)]
+        spools = [owned.spool(move, number) for number, move in enumerate(moves)]
         self._bring(spools, shards, sessions, False)
-        owned.fill(moves, [spool.into for spool in spools], self._finish)
-        for spool in spools:
-            self.run(f"DROP TABLE {spool.into}")
+        owned.fill(moves, spools, self._finish)
 
     def _finish(self, schema: str, moves: Sequence[Move], counts: Sequence[int]) -> None:
         """Make the indexes that pay, and count."""

@@ -1,7 +1,7 @@
 """Rows on their way to the shards that own their keys: one database in memory per shard, all under one name.
 
-The rows wait in a table of the coordinator, which tells the owner of each row once, by the router; then each owner's
-go to its database inside SQLite. All shards run one text over it.
+The rows wait in a table of the coordinator, in a column of which the router tells each row's owner; then each owner's
+go to its database. Nothing but the keys becomes a Python object. All shards run one text over their databases.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from typing import Any
 from shardlite.driver import sqlite3
 from shardlite.errors import ProgrammingError
 from shardlite.execute.exchange import SHARED_BYTES, limit_size, memory_uri
-from shardlite.router.keys import slot_of
+from shardlite.router.keys import KeyType, slot_of
 from shardlite.router.layout import Layout
-from shardlite.sql.plan import Move, Route
+from shardlite.sql.plan import Move
 from shardlite.sql.reduction import OWNED
 
-_OWNERS = "main._shardlite_owners"
+OWNER = "_shardlite_owner"
+"""The column of a waiting row that tells its owner."""
+_SCANNED = 8
+"""Owners up to which reading all waiting rows for each is faster than an index."""
 _CODECS = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
 
 
@@ -32,51 +35,74 @@ class Owned:
         self._run = run
         self._layout = layout
 
+    def spool(self, move: Move, number: int) -> Move:
+        """Make a table of the coordinator's in which a move's rows wait; each row's owner is told as it comes."""
+        assert move.route is not None
+        plain, other = f"_shardlite_owner_of_{number}", f"_shardlite_owner_of_any_{number}"
+        positions = move.route.positions
+        key_type = move.route.key_type
+        owner_of = _owner_of(self._layout, key_type)
+        self._connection.create_function(other, 2 * len(positions), owner_of, deterministic=True)
+        # As bytes: text need not be Unicode.
+        said = ", ".join(f"CASE typeof(c{at}) WHEN 'text' THEN CAST(c{at} AS BLOB) ELSE c{at} END" for at in positions)
+        texts = ", ".join(f"typeof(c{at}) = 'text'" for at in positions)
+        owner = f"{other}({said}, {texts})"
+        if len(positions) == 1:
+            locate = self._layout.shard_of(key_type)
+            self._connection.create_function(plain, 1, _or_else(locate, owner_of), deterministic=True)
+            owner = f"CASE typeof(c{positions[0]}) WHEN 'integer' THEN {plain}(c{positions[0]}) ELSE {owner} END"
+        into = f"main._shardlite_spool_{number}"
+        columns = ", ".join(f"c{index}" for index in range(move.width))
+        self._run("PRAGMA trusted_schema = ON")  # the functions are ours
+        self._run(f"CREATE TABLE {into}({OWNER} AS ({owner}) STORED, {columns})")
+        return move._replace(into=into, insert=f"INSERT INTO {into}({columns})")
+
     def fill(
-        self, moves: Sequence[Move], spools: Sequence[str], finish: Callable[[str, Sequence[Move], Sequence[int]], None]
+        self,
+        moves: Sequence[Move],
+        spools: Sequence[Move],
+        finish: Callable[[str, Sequence[Move], Sequence[int]], None],
     ) -> None:
         """Give every owner its rows of the moves, which wait in ``spools``.
 
         ``finish(schema, moves, counts)`` is called for each database, for indexes and figures. The shards' connections
         have attached the databases, which live as long as one connection has them.
         """
-        owners = [f"{_OWNERS}_{number}" for number in range(len(moves))]
-        for owner, move, spool in zip(owners, moves, spools, strict=True):
-            self._tell(owner, move, spool)
+        if len(self.uris) > _SCANNED:
+            for number, spool in enumerate(spools):
+                at = spool.into.removeprefix("main.")
+                self._run(f"CREATE INDEX main._shardlite_spooled_{number} ON {at}({OWNER})")
         for shard, uri in self.uris.items():
             self._run(f"ATTACH '{uri}' AS {OWNED}")
             try:
                 limit_size(self._connection.execute, OWNED, SHARED_BYTES // len(self.uris))
                 counts = []
-                for owner, move, spool in zip(owners, moves, spools, strict=True):
+                for move, spool in zip(moves, spools, strict=True):
                     self._run(move.create)
                     columns = ", ".join(f"c{index}" for index in range(move.width))
-                    # CROSS JOIN: in this order, which is that of both tables.
-                    rows = f"SELECT {columns} FROM {owner} o CROSS JOIN {spool} s ON s.rowid = o.id WHERE o.shard = ?"
+                    rows = f"SELECT {columns} FROM {spool.into} WHERE {OWNER} = ?"
                     counts.append(self._run(f"{move.insert} {rows}", (shard,)).rowcount)
                 finish(OWNED, moves, counts)
             finally:
                 self._connection.execute(f"DETACH {OWNED}")
-        for owner in owners:
-            self._run(f"DROP TABLE {owner}")
-
-    def _tell(self, owner: str, move: Move, spool: str) -> None:
-        """Make a table that tells the owner of each row of a spool."""
-        assert move.route is not None
-        name = "_shardlite_owner_of"
-        function = _owner_of(self._layout, move.route)
-        self._connection.create_function(name, 2 * len(move.route.positions), function, deterministic=True)
-        self._run(f"CREATE TABLE {owner}(shard, id, PRIMARY KEY (shard, id)) WITHOUT ROWID")
-        # As bytes: text need not be Unicode.
-        columns = [f"c{position}" for position in move.route.positions]
-        said = ", ".join(f"CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END" for c in columns)
-        texts = ", ".join(f"typeof({c}) = 'text'" for c in columns)
-        self._run(f"INSERT INTO {owner} SELECT {name}({said}, {texts}), rowid FROM {spool} ORDER BY 1, 2")
+        for spool in spools:
+            self._run(f"DROP TABLE {spool.into}")
 
 
-def _owner_of(layout: Layout, route: Route) -> Callable[..., int]:
+def _or_else(locate: Callable[[Any], int], otherwise: Callable[..., int]) -> Callable[[Any], int]:
+    """Return a function that places an integer as fast as can be."""
+
+    def owner_of(key: Any) -> int:
+        try:
+            return locate(key)
+        except Exception:
+            return otherwise(key, 0)
+
+    return owner_of
+
+
+def _owner_of(layout: Layout, key_type: KeyType) -> Callable[..., int]:
     """Return the function from the values of a row's columns, and which of them are text, to the owner's number."""
-    key_type = route.key_type
     locate, codec = layout.shard_of(key_type), _CODECS[layout.encoding]
     width = key_type.width
 
