@@ -14,6 +14,7 @@ from shardlite.errors import ProgrammingError
 from shardlite.execute.exchange import SHARED_BYTES, limit_size, memory_uri
 from shardlite.router.keys import KeyType, slot_of
 from shardlite.router.layout import Layout
+from shardlite.router.strategies import HashStrategy
 from shardlite.sql.plan import Move
 from shardlite.sql.reduction import OWNED
 
@@ -49,7 +50,9 @@ class Owned:
         owner = f"{other}({said}, {texts})"
         if len(positions) == 1:
             locate = self._layout.shard_of(key_type)
-            self._connection.create_function(plain, 1, _or_else(locate, owner_of), deterministic=True)
+            if type(self._layout.strategy) is not HashStrategy:  # which places every integer
+                locate = _or_else(locate, owner_of)
+            self._connection.create_function(plain, 1, locate, deterministic=True)
             owner = f"CASE typeof(c{positions[0]}) WHEN 'integer' THEN {plain}(c{positions[0]}) ELSE {owner} END"
         into = f"main._shardlite_spool_{number}"
         columns = ", ".join(f"c{index}" for index in range(move.width))
@@ -90,7 +93,7 @@ class Owned:
 
 
 def _or_else(locate: Callable[[Any], int], otherwise: Callable[..., int]) -> Callable[[Any], int]:
-    """Return a function that places an integer as fast as can be."""
+    """Return a function that places an integer, also one that the strategy doesn't know."""
 
     def owner_of(key: Any) -> int:
         try:

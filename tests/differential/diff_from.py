@@ -207,6 +207,17 @@ class Sources:
                 break
         return text, sources
 
+    def _key_of_other(self, a: Source, b: Source) -> str:
+        """Return the equality of one's key and another column that compares alike: rows that a shard could own."""
+        r = self.r
+        one, other = (a, b) if r.random() < 0.5 else (b, a)
+        key = next((c.expr for c in one.columns if c.name == "k"), None)
+        if key is None:
+            return ""
+        alike = (key.affinity, key.collation)
+        found = [c.expr for c in other.columns if c.name != "k" and (c.expr.affinity, c.expr.collation) == alike]
+        return f"{key.sql} = {r.choice(found).sql}" if found else ""
+
     def _join(
         self, sources: Sequence[Source], source: Source, outer: Sequence[Source], size: int
     ) -> tuple[str, str, Source]:
@@ -229,6 +240,9 @@ class Sources:
         if all(keys) and r.random() < (0.7 if self.simple else 0.2):
             more = f" AND {self.expressions.predicate([*sources, source], 2)}" if r.random() < 0.2 else ""
             return r.choice(words), f" ON {' = '.join(keys)}{more}", source
+        tie = self._key_of_other(a, b) if r.random() < 0.3 else ""
+        if tie:
+            return r.choice(words), f" ON {tie}", source
         left = self.expressions.column([a])
         right = next((c.expr for c in b.columns if f"{a.alias}.{c.ref}" == left.sql), None)
         if right is None or r.random() < 0.3:

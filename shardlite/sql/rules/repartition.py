@@ -27,12 +27,12 @@ from shardlite.sql.template import FannedOut, PushedDown, Source
 
 _WORTH = 0.95
 """Of the rows that a gather would bring: above, the rows aren't sent."""
-_TO_OWNER = 1.5
-"""What sending a row to its owner costs, beside bringing it to one place."""
+_TO_OWNER = 2.2
+"""What sending a row to its owner costs, beside bringing it to one place or to every shard (measured)."""
 MOST_OWNED_ROWS = 1_000_000
 """Rows up to which tables are sent to the owners of their keys, whose databases are held in memory."""
 BROADCAST_UP_TO = 10_000
-"""Rows up to which a broadcast is left as it is: beyond, routing them costs less than that every shard reads all."""
+"""Rows up to which a broadcast is left as it is: the difference is small."""
 _FEW = 1_000
 """Rows up to which a table is rather broadcast beside one that is sent to the owners."""
 _MOST_TRIES = 6
@@ -64,7 +64,7 @@ def repartition(statement: Statement, instead_of: PushedDown | None = None) -> P
     everything = sum(needed.rows for needed in reduction.needed.values())
     most = everything * _WORTH - _answer(statement, reduction)
     if instead_of is not None:
-        most = min(most, 2 * instead_of.rows_sent)
+        most = min(most, instead_of.rows_sent)
     choices = sorted(_choices(reduction, spread), key=lambda choice: choice.cost)
     for choice in choices[:_MOST_TRIES]:
         if choice.cost > most:
