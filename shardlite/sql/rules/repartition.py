@@ -17,7 +17,7 @@ from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.clauses import PART, part_column
 from shardlite.sql.names_in import cte_names
-from shardlite.sql.pins import Pin
+from shardlite.sql.pins import Pin, colocated
 from shardlite.sql.reduction import MOST_SHARED_ROWS, OWNED, Place, Reduction
 from shardlite.sql.rules.broadcast import anchors, in_shared
 from shardlite.sql.rules.gather import gather, reduction_of, source_of
@@ -62,26 +62,30 @@ def repartition(statement: Statement, instead_of: PushedDown | None = None) -> P
         return None
     reduction = reduction_of(statement)
     everything = sum(needed.rows for needed in reduction.needed.values())
-    most = everything * _WORTH - _answer(statement, reduction)
+    most = everything * _WORTH
     if instead_of is not None:
         most = min(most, instead_of.rows_sent)
     choices = sorted(_choices(reduction, spread), key=lambda choice: choice.cost)
     for choice in choices[:_MOST_TRIES]:
         if choice.cost > most:
             return None
+        if choice.cost + _answer(statement, reduction, choice) > most:
+            continue
         found = _pushed(statement, reduction, choice)
         if found is not None:
             return found
     return None
 
 
-def _answer(statement: Statement, reduction: Reduction) -> float:
-    """Estimate the rows of the answer, which come from the shards as well."""
+def _answer(statement: Statement, reduction: Reduction, choice: _Choice) -> float:
+    """Estimate the rows of the answer, which come from the shards as well: about one for each that was sent."""
     words = statement.text.keywords()
     if words & {"LIMIT", "DISTINCT", "GROUP"} or (statement.prepared.aggregates and "OVER" not in words):
         return 0.0
     outer = {item.name for core in statement.cores if core.parent is None for item in core.items}
-    return max((reduction.needed[name].rows for name in outer & set(reduction.needed)), default=0.0)
+    sent = outer & set(choice.owned)
+    counted = outer & set(reduction.needed) if words & {"RIGHT", "FULL"} or not sent else sent
+    return max((reduction.needed[name].rows for name in counted), default=0.0)
 
 
 def _choices(reduction: Reduction, spread: Sequence[Table]) -> Iterator[_Choice]:
@@ -119,9 +123,12 @@ def _columns(table: Table, stay: Sequence[Table], equal: Mapping[Place, set[Plac
         named = [sorted(column for name, column in tie if name == fold(table.name)) for tie in ties]
         for columns in product(*named):
             spelt = tuple(table.by_name[column].name for column in columns)
-            if spelt not in seen and len(set(spelt)) == len(owner.key_columns) and _as_keys(table, spelt, owner):
-                seen.add(spelt)
-                yield spelt
+            if spelt in seen or len(set(spelt)) != len(spelt) or not _as_keys(table, spelt, owner):
+                continue
+            if spelt == table.key_columns and colocated(table, owner):
+                continue  # its rows are there
+            seen.add(spelt)
+            yield spelt
 
 
 def _as_keys(table: Table, columns: tuple[str, ...], owner: Table) -> bool:
