@@ -260,6 +260,14 @@ def test_the_plan_goes_by_the_rows(make_manager: Make, sizes: dict[str, int]) ->
     }
 
 
+def test_explain_query_plan(make_manager: Make) -> None:
+    manager = make_manager(num_shards=3)
+    fill(manager)
+    for sql in (SENT[0], SENT[9], "SELECT sum(m.z) FROM moved m JOIN stay s ON s.a = m.id JOIN other o ON o.id = s.k"):
+        rows = manager.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
+        assert any("SEARCH s USING INTEGER PRIMARY KEY" in str(tuple(row)) or "SCAN s" in str(tuple(row)) for row in rows)
+
+
 def test_more_than_memory_may_hold_is_gathered(make_manager: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     manager = make_manager(num_shards=3)
     plain = fill(manager)
