@@ -264,8 +264,8 @@ def test_explain_query_plan(make_manager: Make) -> None:
     manager = make_manager(num_shards=3)
     fill(manager)
     for sql in (SENT[0], SENT[9], "SELECT sum(m.z) FROM moved m JOIN stay s ON s.a = m.id JOIN other o ON o.id = s.k"):
-        rows = manager.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
-        assert any("SEARCH s USING INTEGER PRIMARY KEY" in str(tuple(row)) or "SCAN s" in str(tuple(row)) for row in rows)
+        told = [str(tuple(row)) for row in manager.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        assert any("SEARCH s USING INTEGER PRIMARY KEY" in row or "SCAN s" in row for row in told), told
 
 
 def test_more_than_memory_may_hold_is_gathered(make_manager: Make, monkeypatch: pytest.MonkeyPatch) -> None:
