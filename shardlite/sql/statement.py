@@ -50,6 +50,14 @@ class Statement:
             return None
         return Statement(self._prepare(sql), self.schema, self.columns, self.rows, self._prepare, staged=False)
 
+    def over(self, schema: Schema) -> Statement:
+        """Return the same statement against another schema, in which only kinds and keys of tables differ."""
+        other = Statement(self.prepared, schema, self.columns, self.rows, self._prepare, staged=self.staged)
+        other.text = self.text
+        other.parsed = self.parsed
+        other.cores = self.cores
+        return other
+
     @property
     def sql(self) -> str:
         return self.prepared.sql

@@ -75,8 +75,7 @@ def _pushed(statement: Statement, reduction: Reduction, sent: Sequence[Table]) -
         for name, table in statement.schema.tables.items()
     }
     schema = replace(statement.schema, tables=tables)
-    as_if = Statement(statement.prepared, schema, statement.columns, statement.rows)
-    found = push_down(as_if)
+    found = push_down(statement.over(schema))
     if not isinstance(found, PushedDown):
         return None
     part = in_shared(found.part.sql, names)

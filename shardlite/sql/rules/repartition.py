@@ -35,6 +35,7 @@ BROADCAST_UP_TO = 10_000
 """Rows up to which a broadcast is left as it is: the difference is small."""
 _FEW = 1_000
 """Rows up to which a table is rather broadcast beside one that is sent to the owners."""
+_MOST_CHOICES = 100
 _MOST_TRIES = 6
 
 
@@ -65,7 +66,7 @@ def repartition(statement: Statement, instead_of: PushedDown | None = None) -> P
     most = everything * _WORTH
     if instead_of is not None:
         most = min(most, instead_of.rows_sent)
-    choices = sorted(_choices(reduction, spread), key=lambda choice: choice.cost)
+    choices = sorted(islice(_choices(reduction, spread), _MOST_CHOICES), key=lambda choice: choice.cost)
     for choice in choices[:_MOST_TRIES]:
         if choice.cost > most:
             return None
@@ -169,8 +170,7 @@ def _pushed(statement: Statement, reduction: Reduction, choice: _Choice) -> Push
             tables[name], kind=TableKind.SHARDED, key_columns=columns, group=owner.group, explicit_key=False
         )
     schema = replace(statement.schema, tables=tables)
-    as_if = Statement(statement.prepared, schema, statement.columns, statement.rows)
-    pushed = push_down(as_if)
+    pushed = push_down(statement.over(schema))
     found = _collected(statement, pushed) if isinstance(pushed, FannedOut) else pushed
     otherwise = gather(statement)
     if found is None or otherwise is None:
