@@ -283,6 +283,30 @@ def test_more_than_memory_may_hold_is_gathered(make_manager: Make, monkeypatch: 
     compare(manager, plain, sql)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_many_rows_come_inside_sqlite_or_in_batches(
+    make_manager: Make, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    manager = make_manager(num_shards=10)
+    plain = fill(manager)
+    monkeypatch.setattr(exchange, "FEW", 3)
+    seen = set()
+    if streamed:
+        monkeypatch.setattr(exchange, "_LEAST_PAGES", 1)
+        monkeypatch.setattr(exchange, "EXCHANGE_BYTES", 4096)
+    close = exchange.Answer.close
+
+    def noting(self: exchange.Answer) -> None:
+        if any(move.route is not None for move in self.moves):
+            seen.add((self.exchange is not None, self.streaming))
+        close(self)
+
+    monkeypatch.setattr(exchange.Answer, "close", noting)
+    for sql in SENT:
+        compare(manager, plain, sql, parameters_of(sql))
+    assert ((False, True) if streamed else (True, False)) in seen
+
+
 def test_a_text_runs_again_and_leaves_nothing_behind(make_manager: Make) -> None:
     manager = make_manager(num_shards=4)
     plain = fill(manager)
