@@ -9,7 +9,7 @@ from typing import Protocol
 
 from shardlite.errors import NotSupportedError
 from shardlite.sql.pins import Bound, Pin, Point, Values
-from shardlite.sql.plan import LayoutView, Move, Parameters, Plan, PlanKind, Program
+from shardlite.sql.plan import LayoutView, Move, Parameters, Plan, PlanKind, Program, Route
 from shardlite.sql.tokens import Text, tokenize
 
 
@@ -195,12 +195,28 @@ class Source:
     """The stage at which it goes to the shared database; None: it goes to the coordinator's own."""
     whole: str = ""
     """``sql`` without a condition that depends on parameters; "" where it has none."""
+    weight: float = 1.0
+    """In the shared database: for how many rows of the table each stands, to SQLite's planner."""
+    route: Route | None = None
+    """Each row goes to the shard that owns its key, not to all."""
 
     def bind(self, text: Text, values: Values, parameters: Parameters, layout: LayoutView) -> Move:
         """Return the move for these parameters."""
         shards = _shards(self.pins, values, layout) if self.everywhere else (0,)
         given = parameters_for(self.sql, text, parameters)
-        return Move(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes, self.whole)
+        return Move(
+            self.into,
+            self.create,
+            self.insert,
+            self.width,
+            self.sql,
+            given,
+            shards,
+            self.indexes,
+            self.whole,
+            self.weight,
+            self.route,
+        )
 
 
 def stages_of(bound: Sequence[tuple[int | None, Move]]) -> tuple[tuple[Move, ...], ...]:
@@ -320,6 +336,8 @@ class PushedDown:
     otherwise: Gathered | None
     shared: tuple[Source, ...] = ()
     """What the shards have to see of other tables."""
+    rows_sent: float = 0.0
+    """An estimate."""
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
@@ -328,8 +346,9 @@ class PushedDown:
             whole = FannedOut(self.text.sql, False, "all its rows are on one shard", self.tables, self.text)
             return whole.over(move.shards, parameters)
         bound = [(one.level, one.bind(self.text, values, parameters, layout)) for one in self.shared]
+        kind = PlanKind.BROADCAST if bound else PlanKind.PUSH_DOWN
         return Plan(
-            PlanKind.BROADCAST if bound else PlanKind.PUSH_DOWN,
+            PlanKind.REPARTITION if any(sent.route is not None for _, sent in bound) else kind,
             self.sql,
             parameters,
             tuple(sorted({*move.shards, *(shard for _, sent in bound for shard in sent.shards)})),

@@ -122,7 +122,7 @@ def _rows(
     if query.windows:
         reason = "each window is on one shard"
     elif not query.grouped:
-        reason = "what its subqueries look at is on the row's shard"
+        reason = "what its subqueries look at is on the row's shard" if query.below else "each shard joins its rows"
         sql, merge = with_rowid(statement, query.scope)
     return FannedOut(sql, merge, reason, statement.table_names, statement.text, pins)
 
