@@ -11,19 +11,19 @@ from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
-from shardlite.execute.merge import merge_rows
+from shardlite.execute.merge import Order, merge_batches, sliced
 from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.workers import run_on_shards
 from shardlite.execute.writes import StaleEpochError
-from shardlite.sql.order import OrderSpec
+from shardlite.sql.order import SortTerm
 from shardlite.sql.plan import Plan
 
 SMALL = 1_000
 """Rows of a shard up to which an answer is read at once, so that no connection is held."""
 _BATCH = 500
-_BY_ROWID = OrderSpec("", ("rowid",), (False,), ("BINARY",), by_rowid=True)
-_SHOWN = itemgetter(slice(1, None))
+_BY_ROWID = Order([SortTerm(0, "BINARY", integer=True)])
+_WITHOUT_ROWID = itemgetter(slice(1, None))
 
 
 def read(database: Database, state: State, plan: Plan, deadline: Deadline) -> Result:
@@ -33,15 +33,19 @@ def read(database: Database, state: State, plan: Plan, deadline: Deadline) -> Re
     if not database.is_current(state):
         streams.close()
         raise StaleEpochError
-    parts = [streams.rows(index) for index in range(len(plan.shards))]
-    columns = streams.columns
-    if not plan.merge_rowid:
-        rows: Iterator[tuple[Any, ...]] = chain.from_iterable(parts)
-    elif len(parts) == 1:
-        columns, rows = columns[1:], map(_SHOWN, parts[0])
+    parts = [streams.batches(index) for index in range(len(plan.shards))]
+    columns: Sequence[str] = streams.columns
+    rows: Iterator[tuple[Any, ...]]
+    if plan.merge is not None:
+        columns, width = plan.merge.columns, len(plan.merge.columns)
+        order = Order(plan.merge.terms, state.layout.encoding, state.registered.collations)
+        rows = sliced(chain.from_iterable(merge_batches(parts, order)), plan.merge.limit, plan.merge.offset)
+        if len(streams.columns) > width:
+            rows = map(itemgetter(slice(width)), rows)
+    elif plan.merge_rowid:
+        columns, rows = columns[1:], map(_WITHOUT_ROWID, chain.from_iterable(merge_batches(parts, _BY_ROWID)))
     else:
-        moved = [((*row[1:], row[0]) for row in part) for part in parts]
-        columns, rows = columns[1:], merge_rows(moved, _BY_ROWID)
+        rows = chain.from_iterable(chain.from_iterable(parts))
     if streams.closed:
         return Result(columns, rows)
     return Result(columns, rows, close=streams.close, abandon=streams.abandon)
@@ -95,13 +99,14 @@ class Streams:
             self._shards[place].fail(error, self._plan.sql)
         return head
 
-    def rows(self, index: int) -> Iterator[tuple[Any, ...]]:
+    def batches(self, index: int) -> Iterator[list[tuple[Any, ...]]]:
         """Yield the rows of one shard; of an answer that ended with its first rows no connection is needed."""
-        head = self._heads[index]
-        yield from head
-        if len(head) < SMALL:
+        head, self._heads[index] = self._heads[index], []
+        more = len(head) >= SMALL
+        yield head
+        del head
+        if not more:
             return
-        head.clear()
         cursor = self._cursors[index]
         while True:
             self._deadline.check()
@@ -112,7 +117,7 @@ class Streams:
                 self._shards[index].fail(error, self._plan.sql)
             if not batch:
                 return
-            yield from batch
+            yield batch
 
     def abandon(self) -> None:
         """Close from a finaliser, which may run at any line of this thread, also inside a lock that closing takes."""

@@ -8,9 +8,10 @@ from functools import lru_cache, partial
 from typing import Protocol
 
 from shardlite.errors import NotSupportedError
+from shardlite.sql.order import SortTerm
 from shardlite.sql.pins import Bound, Pin, Point, Values
-from shardlite.sql.plan import LayoutView, Move, Parameters, Plan, PlanKind, Program
-from shardlite.sql.tokens import Text, tokenize
+from shardlite.sql.plan import LayoutView, Merge, Move, Parameters, Plan, PlanKind, Program
+from shardlite.sql.tokens import Constant, Text, tokenize
 
 
 class Template(Protocol):
@@ -302,6 +303,39 @@ class WithFallback:
 
 
 @dataclass(frozen=True, slots=True)
+class Merged:
+    """A query of which each shard gives its rows sorted, to be merged as they are read."""
+
+    sql: str
+    pins: tuple[Pin, ...]
+    columns: tuple[str, ...]
+    terms: tuple[SortTerm, ...]
+    words: str
+    amounts: tuple[Constant, ...]
+    """LIMIT and OFFSET, as far as the text has them."""
+
+    def bind(self, whole: PushedDown, values: Values, parameters: Parameters, layout: LayoutView) -> Plan | None:
+        """Return the plan; None where only SQLite can tell what LIMIT says: the parameter is no int."""
+        given = [values.of(amount) for amount in self.amounts]
+        if not all(type(value) is int for value in given):
+            return None
+        limit, offset = (*given, None, None)[:2]
+        return Plan(
+            PlanKind.FAN_OUT,
+            self.sql,
+            parameters_for(self.sql, whole.text, parameters),
+            _shards(self.pins, values, layout),
+            True,
+            "each shard sorts its rows and the sorted are merged as they are read",
+            whole.tables,
+            returns_rows=True,
+            merge=Merge(
+                self.columns, self.terms, self.words, limit, offset, partial(whole.gathered, parameters, layout)
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class PushedDown:
     """A query that each shard answers for its own rows (``part``) and the coordinator puts together by ``sql``.
 
@@ -317,8 +351,17 @@ class PushedDown:
     otherwise: Gathered | None
     shared: tuple[Source, ...] = ()
     """What the shards have to see of other tables."""
+    merged: Merged | None = None
+    """How the rows come without a table of the coordinator's."""
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        plan = None
+        if self.merged is not None and not self.shared:
+            plan = self.merged.bind(self, Values(self.text, parameters), parameters, layout)
+        return self.gathered(parameters, layout) if plan is None or len(plan.shards) == 1 else plan
+
+    def gathered(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        """Return the plan that puts the shards' parts together at the coordinator, where there are several."""
         values = Values(self.text, parameters)
         move = self.part.bind(self.text, values, parameters, layout)
         if len(move.shards) == 1 and not self.shared:

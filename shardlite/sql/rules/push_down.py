@@ -28,8 +28,8 @@ from shardlite.sql.rules.gather import gather
 from shardlite.sql.scopes import Scope
 from shardlite.sql.sorted_rows import SortedRows
 from shardlite.sql.statement import Statement
-from shardlite.sql.template import FannedOut, PushedDown, Source
-from shardlite.sql.tokens import TokenKind
+from shardlite.sql.template import FannedOut, Merged, PushedDown, Source
+from shardlite.sql.tokens import Constant, TokenKind
 from shardlite.sql.two_phase import COMBINED, TwoPhase
 
 _OWN = AGGREGATES | WINDOWS | {"min", "max", "coalesce", "abs"}
@@ -178,7 +178,7 @@ def _rows(
     if query.grouped:
         reason = "each group is on one shard"
     if select.order or select.limit is not None or select.core.distinct:
-        return _split(statement, SortedRows(select, query.sources, names).write(), names, reason, pins)
+        return _split(statement, _sorted_rows(statement, query, names), names, reason, pins, select)
     sql, merge = statement.sql, False
     if query.windows:
         reason = "each window is on one shard"
@@ -186,6 +186,14 @@ def _rows(
         reason = "what its subqueries look at is on the row's shard"
         sql, merge = with_rowid(statement, query.scope)
     return FannedOut(sql, merge, reason, statement.table_names, statement.text, pins)
+
+
+def _sorted_rows(statement: Statement, query: _Query, names: Sequence[str]) -> Texts:
+    """Write the texts of a query whose rows are sorted, cut to a LIMIT, or freed of duplicates."""
+    schema = statement.schema
+    # What a function of the user's gives is Unicode, and the function mustn't be called more often than it has to be.
+    swaps = not schema.functions.names & {"hex", *statement.prepared.functions}
+    return SortedRows(query.select, query.sources, names, schema.collations, swaps=swaps).write()
 
 
 def _aggregated(statement: Statement, query: _Query, names: Sequence[str], pins: tuple[Pin, ...]) -> PushedDown | None:
@@ -199,9 +207,14 @@ def _aggregated(statement: Statement, query: _Query, names: Sequence[str], pins:
 
 
 def _split(
-    statement: Statement, texts: Texts, names: Sequence[str], reason: str, pins: tuple[Pin, ...]
+    statement: Statement,
+    texts: Texts,
+    names: Sequence[str],
+    reason: str,
+    pins: tuple[Pin, ...],
+    select: Select | None = None,
 ) -> PushedDown | None:
-    """Return the plan of a split query if SQLite takes both of its texts."""
+    """Return the plan of a split query if SQLite takes both of its texts. ``select``: one whose rows may be merged."""
     listed = ", ".join(map(part_column, range(texts.width)))
     stub = f"WITH {PART}({listed}) AS (SELECT {', '.join(['NULL'] * texts.width)}) "
     if len(statement.columns(texts.shard)) != texts.width or statement.columns(stub + texts.final) != tuple(names):
@@ -216,7 +229,41 @@ def _split(
         True,
         pins,
     )
-    return PushedDown(texts.final + texts.final_limit, statement.text, part, reason, statement.table_names, otherwise)
+    return PushedDown(
+        texts.final + texts.final_limit,
+        statement.text,
+        part,
+        reason,
+        statement.table_names,
+        otherwise,
+        merged=_merged(statement, texts, names, pins, select),
+    )
+
+
+def _merged(
+    statement: Statement, texts: Texts, names: Sequence[str], pins: tuple[Pin, ...], select: Select | None
+) -> Merged | None:
+    """Return the way of sorted shards, where there is one: with a LIMIT whose number the parameters tell."""
+    if texts.merged is None or select is None:
+        return None
+    sql, limit, terms, words = texts.merged
+    if len(statement.columns(sql)) != texts.width:
+        return None
+    amounts = [_amount(select, span) for span in (select.limit, select.offset) if span is not None]
+    if None in amounts:
+        return None
+    return Merged(sql + limit, pins, tuple(names), terms, words, tuple(one for one in amounts if one is not None))
+
+
+def _amount(select: Select, span: Span) -> Constant | None:
+    """Return what LIMIT or OFFSET says, where that is a number or a parameter."""
+    if span.end - span.start != 1:
+        return None
+    token = select.text.tokens[span.start]
+    if token.kind is TokenKind.PARAMETER:
+        return Constant(parameter=token.index)
+    is_number = token.kind is TokenKind.NUMBER and token.text.isdigit() and len(token.text) < 18
+    return Constant(int(token.text)) if is_number else None
 
 
 def _without_limit(statement: Statement, select: Select) -> str:
