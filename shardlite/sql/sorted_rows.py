@@ -76,9 +76,12 @@ class SortedRows:
         """Return the texts."""
         select, core, text = self._select, self._select.core, self._text
         distinct = core.distinct
+        ties = self._ties()
+        rowids = [key for _, key, _, integer in ties if integer]
         order = [self._order(*term) for term in select.order]
+        order = [term._replace(integer=True) if term.key in rowids else term for term in order]
         shard_order = [f"{render(text, span)} {direction}".rstrip() for span, direction in select.order]
-        for sql, key, collation, integer in [] if distinct or core.group is not None else self._ties():
+        for sql, key, collation, integer in [] if distinct or core.group is not None else ties:
             shown = self._shown(key)
             if integer and any(term.key == key or term.column == shown for term in order):
                 break  # it is sorted by already, and there are no ties

@@ -37,8 +37,6 @@ values = st.one_of(
 )
 
 
-
-
 def backwards(left: str, right: str) -> int:
     """Compare texts from their ends."""
     return (left[::-1] > right[::-1]) - (left[::-1] < right[::-1])
