@@ -53,7 +53,8 @@ class _Column:
         self.integer = term.integer
         self._null = (_ABOVE if term.nulls_high else _NULL,)
         # A term that is swapped comes as bytes where it is text, and the other way round.
-        self._text, self._blob = (bytes, str) if term.swapped else (str, bytes)
+        self._text: type = bytes if term.swapped else str
+        self._blob: type = str if term.swapped else bytes
         self._of_text = _text_key(term, encoding, comparisons)
 
     def key(self, value: Any) -> tuple[Any, ...]:
