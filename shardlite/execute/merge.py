@@ -88,8 +88,8 @@ def _text_key(term: SortTerm, encoding: str, comparisons: Mapping[str, Compariso
         # UTF-8 sorts as its characters do. A text in bytes is already what SQLite compares.
         return None if term.swapped or codec == "utf-8" else lambda text: text.encode(codec, "surrogatepass")
     if term.collation in comparisons:
-        compare = cmp_to_key(_as_the_driver(comparisons[term.collation]))
-        return compare if not term.swapped else lambda text: compare(text.decode(codec))
+        compare = cmp_to_key(_as_the_driver(comparisons[term.collation], codec))
+        return compare if not term.swapped else lambda text: compare(_decoded(text, codec))
     fold = _nocase if term.collation == "NOCASE" else _rtrim
     if not term.swapped:
         return fold
@@ -108,10 +108,20 @@ def _rtrim(text: str) -> str:
     return text.rstrip(" ")
 
 
-def _as_the_driver(compare: Comparison) -> Comparison:
-    """Take a collation's answer as the driver does: what is no integer says that the texts are equal."""
+def _decoded(text: bytes, codec: str) -> str | bytes:
+    """Return a text, or its bytes where they are no Unicode: that is an error when it is compared, as in SQLite."""
+    try:
+        return text.decode(codec)
+    except UnicodeDecodeError:
+        return text
 
-    def compared(left: str, right: str) -> int:
+
+def _as_the_driver(compare: Comparison, codec: str) -> Callable[[str | bytes, str | bytes], int]:
+    """Compare as the driver does for SQLite: where the answer is no integer the texts are equal."""
+
+    def compared(left: str | bytes, right: str | bytes) -> int:
+        left = left if isinstance(left, str) else left.decode(codec)
+        right = right if isinstance(right, str) else right.decode(codec)
         answer: Any = compare(left, right)
         return answer if isinstance(answer, int) else _index(answer)
 

@@ -158,6 +158,10 @@ class Merge(NamedTuple):
     otherwise: Callable[[], Plan]
     """The plan that doesn't bring what is sorted by through Python."""
 
+    def __str__(self) -> str:
+        limit = "" if self.limit is None else f", LIMIT {self.limit}"
+        return self.words + limit + ("" if self.offset is None else f" OFFSET {self.offset}")
+
 
 @dataclass(frozen=True, slots=True)
 class InsertIds:
@@ -258,7 +262,7 @@ class Plan(NamedTuple):
         if self.merge_rowid:
             lines.append("merge: by rowid")
         if self.merge is not None:
-            lines.append(f"merge: by {self.merge.words}")
+            lines.append(f"merge: by {self.merge}")
         if self.program is not None:
             for stage in self.program.shared:
                 lines.extend(f"share {move}" for move in stage)

@@ -14,6 +14,11 @@ from shardlite.sql.plan import LayoutView, Merge, Move, Parameters, Plan, PlanKi
 from shardlite.sql.tokens import Constant, Text, tokenize
 
 
+LARGE_LIMIT = 50_000
+"""LIMIT and OFFSET together up to which each shard is told where to stop. SQLite keeps the first rows of such a query in
+a tree, which costs more than to sort all rows and to read some, where the first are many."""
+
+
 class Template(Protocol):
     """A plan without parameters. Immutable, safe for threads."""
 
@@ -307,6 +312,8 @@ class Merged:
     """A query of which each shard gives its rows sorted, to be merged as they are read."""
 
     sql: str
+    limit_sql: str
+    """`` LIMIT ...`` to stand after it, or nothing."""
     pins: tuple[Pin, ...]
     columns: tuple[str, ...]
     terms: tuple[SortTerm, ...]
@@ -320,10 +327,12 @@ class Merged:
         if not all(type(value) is int for value in given):
             return None
         limit, offset = (*given, None, None)[:2]
+        some = limit is not None and 0 <= limit and limit + max(offset or 0, 0) <= LARGE_LIMIT
+        sql = self.sql + self.limit_sql if some else self.sql
         return Plan(
             PlanKind.FAN_OUT,
-            self.sql,
-            parameters_for(self.sql, whole.text, parameters),
+            sql,
+            parameters_for(sql, whole.text, parameters),
             _shards(self.pins, values, layout),
             True,
             "each shard sorts its rows and the sorted are merged as they are read",

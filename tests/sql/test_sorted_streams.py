@@ -91,7 +91,7 @@ def same(sides: Sides, sql: str, parameters: Any = (), *, kind: PlanKind | None 
 
 COLUMNS = ["id", "x", "n", "nc", "rt", "k"]
 terms = st.tuples(
-    st.sampled_from([*COLUMNS, *COLUMNS, "rowid", "x || ''", "abs(k - 40)", "-n", "typeof(x)", "length(nc)", "t.x"]),
+    st.sampled_from([*COLUMNS, *COLUMNS, "rowid", "coalesce(x, nc)", "abs(k - 40)", "-n", "typeof(x)", "length(nc)", "t.x"]),
     st.sampled_from(["", "", "", " COLLATE NOCASE", " COLLATE rtrim", " COLLATE BINARY", ' COLLATE "Backwards"']),
     st.sampled_from(["", " ASC", " DESC"]),
     st.sampled_from(["", "", " NULLS FIRST", " NULLS LAST"]),
@@ -129,6 +129,7 @@ FORMS = [
     "SELECT x AS n, id FROM t ORDER BY n, id",
     "SELECT t.*, -k AS m FROM t ORDER BY m DESC, t.id LIMIT 300 OFFSET 20",
     "SELECT id FROM t ORDER BY rowid DESC",
+    "SELECT id FROM t ORDER BY id, (x || '') COLLATE backwards",
     "SELECT * FROM u ORDER BY b, rowid",
     "SELECT a FROM u ORDER BY a COLLATE backwards, rowid",
     "SELECT b FROM u ORDER BY c DESC",

@@ -252,7 +252,8 @@ def _merged(
     amounts = [_amount(select, span) for span in (select.limit, select.offset) if span is not None]
     if None in amounts:
         return None
-    return Merged(sql + limit, pins, tuple(names), terms, words, tuple(one for one in amounts if one is not None))
+    given = tuple(one for one in amounts if one is not None)
+    return Merged(sql, limit, pins, tuple(names), terms, words, given)
 
 
 def _amount(select: Select, span: Span) -> Constant | None:
