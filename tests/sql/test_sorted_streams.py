@@ -91,7 +91,9 @@ def same(sides: Sides, sql: str, parameters: Any = (), *, kind: PlanKind | None 
 
 COLUMNS = ["id", "x", "n", "nc", "rt", "k"]
 terms = st.tuples(
-    st.sampled_from([*COLUMNS, *COLUMNS, "rowid", "coalesce(x, nc)", "abs(k - 40)", "-n", "typeof(x)", "length(nc)", "t.x"]),
+    st.sampled_from(
+        [*COLUMNS, *COLUMNS, "rowid", "coalesce(x, nc)", "abs(k - 40)", "-n", "typeof(x)", "length(nc)", "t.x"]
+    ),
     st.sampled_from(["", "", "", " COLLATE NOCASE", " COLLATE rtrim", " COLLATE BINARY", ' COLLATE "Backwards"']),
     st.sampled_from(["", " ASC", " DESC"]),
     st.sampled_from(["", "", " NULLS FIRST", " NULLS LAST"]),
