@@ -20,8 +20,12 @@ from shardlite.sql.order import SortTerm
 from shardlite.sql.plan import Plan
 
 SMALL = 1_000
-"""Rows of a shard up to which an answer is read at once, so that no connection is held."""
+"""Rows of a shard up to which an answer is read at once, if they aren't wide, so that no connection is held."""
 _BATCH = 500
+_BATCH_BYTES = 1 << 20
+"""Bytes of text and blobs of a shard that are read at a time: of wide rows fewer than ``_BATCH`` are."""
+_FIRST = 4
+"""Rows of a shard by which it is told how wide the next are."""
 _BY_ROWID = Order([SortTerm(0, "BINARY", integer=True)])
 _WITHOUT_ROWID = itemgetter(slice(1, None))
 
@@ -51,6 +55,13 @@ def read(database: Database, state: State, plan: Plan, deadline: Deadline) -> Re
     return Result(columns, rows, close=streams.close, abandon=streams.abandon)
 
 
+def _fitting(rows: Sequence[tuple[Any, ...]], most: int) -> int:
+    """Return how many rows that are as wide as some of these, and at most how many, are to be read at a time."""
+    some = rows[:: len(rows) // 8 + 1]
+    width = sum(len(value) for row in some for value in row if isinstance(value, (str, bytes)))
+    return most if width * most <= _BATCH_BYTES * len(some) else max(1, _BATCH_BYTES * len(some) // width)
+
+
 class Streams:
     """The open cursors of one query, a connection for each, until all rows are read or the result is closed.
 
@@ -68,6 +79,7 @@ class Streams:
         self._pools = [shard.pool for shard in self._shards]
         self._cursors: list[Any] = [None] * len(self._shards)
         self._heads: list[list[tuple[Any, ...]]] = []
+        self._ended = [False] * len(self._shards)
         self._connections: list[Connection] = []
         if len(self._pools) == 1:
             self._connections = [self._pools[0].acquire(deadline.wait_s)]
@@ -87,13 +99,18 @@ class Streams:
         except BaseException:
             self.close()
             raise
-        if all(len(head) < SMALL for head in self._heads):
+        if all(self._ended):
             self.close()
 
     def _begin(self, place: int) -> list[tuple[Any, ...]]:
         try:
             cursor = self._cursors[place] = self._connections[place].stream(self._plan.sql, self._plan.parameters)
-            head: list[tuple[Any, ...]] = cursor.fetchmany(SMALL)
+            head: list[tuple[Any, ...]] = cursor.fetchmany(_FIRST)
+            self._ended[place] = len(head) < _FIRST
+            if not self._ended[place]:
+                more = max(1, _fitting(head, SMALL) - _FIRST)
+                head += cursor.fetchmany(more)
+                self._ended[place] = len(head) < _FIRST + more
         except sqlite3.Error as error:
             self._deadline.explain(error)
             self._shards[place].fail(error, self._plan.sql)
@@ -102,21 +119,22 @@ class Streams:
     def batches(self, index: int) -> Iterator[list[tuple[Any, ...]]]:
         """Yield the rows of one shard; of an answer that ended with its first rows no connection is needed."""
         head, self._heads[index] = self._heads[index], []
-        more = len(head) >= SMALL
+        size = _fitting(head, _BATCH)
         yield head
         del head
-        if not more:
+        if self._ended[index]:
             return
         cursor = self._cursors[index]
         while True:
             self._deadline.check()
             try:
-                batch = cursor.fetchmany(_BATCH)
+                batch = cursor.fetchmany(size)
             except sqlite3.Error as error:
                 self._deadline.explain(error)
                 self._shards[index].fail(error, self._plan.sql)
             if not batch:
                 return
+            size = _fitting(batch, _BATCH)
             yield batch
 
     def abandon(self) -> None:
