@@ -113,6 +113,7 @@ class StatementRunner:
                 collations=frozenset(state.registered.collations),
                 ddl=texts,
                 indexes=indexes,
+                shadows=self._db.planning().shadows() if any(t.virtual for t in state.tables.values()) else {},
             ),
             lambda sql: self._db.planning().prepare(sql),
             lambda sql: self._db.planning().columns(sql),

@@ -13,10 +13,9 @@ from shardlite.sql.pins import Bound, Pin, Point, Values
 from shardlite.sql.plan import LayoutView, Merge, Move, Parameters, Plan, PlanKind, Program
 from shardlite.sql.tokens import Constant, Text, tokenize
 
-
 LARGE_LIMIT = 50_000
-"""LIMIT and OFFSET together up to which each shard is told where to stop. SQLite keeps the first rows of such a query in
-a tree, which costs more than to sort all rows and to read some, where the first are many."""
+"""LIMIT and OFFSET together up to which each shard is told where to stop. SQLite keeps the first rows of such a
+query in a tree, which costs more than to sort all rows and to read some, where the first are many."""
 
 
 class Template(Protocol):
@@ -327,7 +326,7 @@ class Merged:
         if not all(type(value) is int for value in given):
             return None
         limit, offset = (*given, None, None)[:2]
-        some = limit is not None and 0 <= limit and limit + max(offset or 0, 0) <= LARGE_LIMIT
+        some = limit is not None and limit >= 0 and limit + max(offset or 0, 0) <= LARGE_LIMIT
         sql = self.sql + self.limit_sql if some else self.sql
         return Plan(
             PlanKind.FAN_OUT,
