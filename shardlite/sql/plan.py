@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from shardlite.router.keys import KeyType
+from shardlite.sql.order import SortTerm
 
 Value: TypeAlias = Any
 """None, int, float, str, bytes (or what the driver adapts to one of them)."""
@@ -161,6 +162,24 @@ class Into(NamedTuple):
     """Whether the driver counts the rows: where the text begins with INSERT, and not with WITH."""
 
 
+class Merge(NamedTuple):
+    """How the rows of shards are merged that each shard has sorted."""
+
+    columns: tuple[str, ...]
+    """The result's columns: a shard's rows begin with them, and go on with what is only sorted by."""
+    terms: tuple[SortTerm, ...]
+    words: str
+    """The order in words."""
+    limit: int | None
+    offset: int | None
+    otherwise: Callable[[], Plan]
+    """The plan that doesn't bring what is sorted by through Python."""
+
+    def __str__(self) -> str:
+        limit = "" if self.limit is None else f", LIMIT {self.limit}"
+        return self.words + limit + ("" if self.offset is None else f" OFFSET {self.offset}")
+
+
 @dataclass(frozen=True, slots=True)
 class InsertIds:
     """What an INSERT into a sharded rowid table asks of the table's sequence.
@@ -215,6 +234,8 @@ class Plan(NamedTuple):
 
     into: Into | None = None
     """INSERT_QUERY: where the rows go that ``sql`` gives on the coordinator."""
+    merge: Merge | None = None
+    """FAN_OUT: each shard's rows are sorted; merge them in that order."""
 
     @property
     def id_rows(self) -> int:
@@ -257,6 +278,8 @@ class Plan(NamedTuple):
         lines.append(f"why: {self.reason}")
         if self.merge_rowid:
             lines.append("merge: by rowid")
+        if self.merge is not None:
+            lines.append(f"merge: by {self.merge}")
         if self.program is not None:
             for stage in self.program.shared:
                 lines.extend(f"{'share' if move.route is None else 'send'} {move}" for move in stage)
