@@ -124,6 +124,7 @@ def _explain_program(
                     _ask(database, sessions, answer, shard, move.into, f"{prefix} {move.sql}", move.parameters)
         for sql in program.setup:
             coordinator.run(sql)
+        coordinator.attach(program)
         answer.add(None, "", coordinator.run(f"{prefix} {plan.sql}", program.parameters))
 
 

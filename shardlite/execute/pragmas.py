@@ -13,6 +13,7 @@ from typing import Any
 
 from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError, reraise
+from shardlite.execute.attached import AttachedFile, attached_files
 from shardlite.execute.core import DatabaseCore
 from shardlite.execute.registry import Registered, load_schema
 from shardlite.execute.result import Result
@@ -39,13 +40,19 @@ class OneFile:
         self._conn: sqlite3.Connection | None = None
         self._built: tuple[object, ...] = ()
 
-    def ask(self, sql: str, parameters: Parameters = ()) -> tuple[tuple[str, ...] | None, list[tuple[Any, ...]]]:
-        """Run a statement that reads the schema; return its columns (None: it has no rows) and rows."""
+    def ask(
+        self, sql: str, parameters: Parameters = (), beside: Sequence[AttachedFile] = ()
+    ) -> tuple[tuple[str, ...] | None, list[tuple[Any, ...]]]:
+        """Run a statement that reads the schema; return its columns (None: it has no rows) and rows.
+
+        ``beside``: files that are attached for the time of the question.
+        """
         with self._lock:
             conn = self._current()
             try:
-                cursor = conn.execute(sql, parameters)
-                rows = cursor.fetchall()
+                with attached_files(conn, beside, self._db.timeout_s):
+                    cursor = conn.execute(sql, parameters)
+                    rows = cursor.fetchall()
             except sqlite3.Error as error:
                 reraise(error)
             described = cursor.description
@@ -118,7 +125,7 @@ class OneFile:
 
 
 def _open(texts: Sequence[str], encoding: str, registered: Registered) -> sqlite3.Connection:
-    conn = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    conn = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, uri=True)
     try:
         conn.execute(f'PRAGMA encoding = "{encoding}"')
         registered.apply(conn)
@@ -143,8 +150,9 @@ class PragmaRunner:
             return self._check(state, plan)
         name, _ = _pragma_of(plan.sql)
         if name == "database_list":
-            return Result(("seq", "name", "file"), iter([(0, "main", self._db.directory)]))
-        columns, rows = self._file.ask(plan.sql, plan.parameters)
+            beside = [(number, file.schema, file.path) for number, file in enumerate(state.attached, 2)]
+            return Result(("seq", "name", "file"), iter([(0, "main", self._db.directory), *beside]))
+        columns, rows = self._file.ask(plan.sql, plan.parameters, _asked_beside(state, plan.sql))
         return Result(columns or (), iter(rows))
 
     def close(self) -> None:
@@ -196,6 +204,13 @@ class PragmaRunner:
             rows.sort(key=lambda row: (row[1] is not None, row[1]) if row[1] is not None else (False, 0))
             found += rows
         return found
+
+
+def _asked_beside(state: State, sql: str) -> list[AttachedFile]:
+    """Return the attached files that a question about the schema may be about: a PRAGMA looks for a name in all."""
+    names = {token.name or "" for token in tokenize(sql).tokens} if state.attached else set()
+    everywhere = "pragma" in names or any(name.startswith("pragma_") for name in names)
+    return [file for file in state.attached if everywhere or file.name in names]
 
 
 def _pragma_of(sql: str) -> tuple[str, str]:

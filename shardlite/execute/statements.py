@@ -17,6 +17,7 @@ from shardlite.errors import (
     RoutingError,
     reraise,
 )
+from shardlite.execute.attached_write import ask_attached, attached_write
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
 from shardlite.execute.explained import explain
@@ -30,18 +31,14 @@ from shardlite.execute.past import Past
 from shardlite.execute.planning import has_conflict_clause, inserts
 from shardlite.execute.points import Points
 from shardlite.execute.result import Result
-from shardlite.execute.sizes import Sizes
 from shardlite.execute.state import State
 from shardlite.execute.streams import read
 from shardlite.execute.writes import WriteScope
-from shardlite.names import fold
 from shardlite.router.sequences import Sequence as IdSequence
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import shorten
 from shardlite.sql.create_as import select_of
-from shardlite.sql.facts import Schema
 from shardlite.sql.plan import WITHOUT_STEPS, Plan, PlanKind
-from shardlite.sql.planner import Planner
 from shardlite.sql.tokens import tokenize
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -80,10 +77,9 @@ class StatementRunner:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._sizes = Sizes(database)
         self._past = Past()
         self.points = Points(database, self._past)
-        self._planner: tuple[State, Planner] | None = None
+        self._planners = database.planners
 
     # -- planning ------------------------------------------------------------------------------------------------
 
@@ -95,29 +91,7 @@ class StatementRunner:
         if not isinstance(sql, str):
             raise ProgrammingError(f"sql must be a str, not {type(sql).__name__}")
         _checked(parameters)
-        return self._planner_of(state).plan(sql, parameters, state.layout)
-
-    def _planner_of(self, state: State) -> Planner:
-        known = self._planner
-        if known is not None and known[0] is state:
-            return known[1]
-        schema = self._db.catalog.schema
-        texts, indexes = self._db.shard_texts(state)
-        made = Planner(
-            Schema(
-                tables=state.tables,
-                views={fold(item.name): item.sql for item in schema if item.type == "view"},
-                triggers={fold(item.name): item.sql for item in schema if item.type == "trigger"},
-                functions=state.registered.functions,
-                ddl=texts,
-                indexes=indexes,
-            ),
-            lambda sql: self._db.planning().prepare(sql),
-            lambda sql: self._db.planning().columns(sql),
-            self._sizes.rows,
-        )
-        self._planner = (state, made)
-        return made
+        return self._planners.of(state, sql).plan(sql, parameters, state.layout)
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -140,18 +114,20 @@ class StatementRunner:
             if plan.kind in WITHOUT_STEPS:
                 if key is not None:
                     raise RoutingError(f"a {plan.kind} belongs to no key: leave key= out")
-                return self._run_without_steps(state, plan)
+                return self._run_without_steps(state, plan, deadline)
             self._require_key(state, plan, key, parameters, sql)
             if plan.readonly:
                 return self._read(state, sql, plan, deadline)
             if plan.kind is PlanKind.GATHER_WRITE:
                 return gather_write(self._db, state, [plan], self._past, deadline)
+            if plan.kind is PlanKind.ATTACHED_WRITE:
+                return attached_write(self._db, state, [plan], self._past, deadline)
             try:
                 if plan.kind is PlanKind.INSERT_QUERY:
                     return insert_query(self._db, state, plan, self._past, deadline)
                 result = self._write(state, plan, deadline)
                 if plan.kind is PlanKind.ONE_SHARD:
-                    self.points.learn_change(state, sql, self._planner_of(state).template(sql), plan)
+                    self.points.learn_change(state, sql, self._planners.of(state, sql).template(sql), plan)
                 return result
             except AskOneFileError as error:
                 gathered = self._gathered(state, sql, parameters, error)
@@ -168,8 +144,10 @@ class StatementRunner:
         result.max_rows = max_rows
         return result
 
-    def _run_without_steps(self, state: State, plan: Plan) -> Result:
+    def _run_without_steps(self, state: State, plan: Plan, deadline: Deadline) -> Result:
         """Run what isn't sent to shards as it is: schema changes, PRAGMAs, maintenance."""
+        if plan.kind is PlanKind.ATTACHED_PRAGMA:
+            return ask_attached(state, plan, deadline)
         if plan.kind is PlanKind.DDL:
             self._change_schema(plan)
         elif plan.kind is PlanKind.SETTING:
@@ -198,7 +176,7 @@ class StatementRunner:
         """
         sets = [_checked(parameters) for parameters in seq]
         if not sets:
-            self._planner_of(self._db.current()).template(sql)
+            self._planners.of(self._db.current(), sql).template(sql)
             return Result(rowcount=0)
 
         deadline = Deadline(sql, None, self._db.timeout_s)
@@ -210,7 +188,7 @@ class StatementRunner:
                 plan = self._plan(state, sql, parameters)
                 if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
-                if plan.kind in (PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY):
+                if plan.kind in (PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY, PlanKind.ATTACHED_WRITE):
                     return self._gather_many(state, sql, sets, deadline)
                 plans.append(self._with_ids(state, plan))
             try:
@@ -234,7 +212,7 @@ class StatementRunner:
     def _gathered(self, state: State, sql: str, parameters: Parameters, asked: AskOneFileError) -> Plan:
         """Return the plan that gathers a change; where none may, raise what the shards said."""
         try:
-            plan = self._planner_of(state).gathered(sql, parameters, state.layout)
+            plan = self._planners.of(state, sql).gathered(sql, parameters, state.layout)
         except NotSupportedError:
             plan = None
         if plan is None and isinstance(asked.__cause__, sqlite3.Error):
@@ -245,14 +223,16 @@ class StatementRunner:
 
     def _gather_many(self, state: State, sql: str, sets: Sequence[Parameters], deadline: Deadline) -> Result:
         """Run all sets of parameters on the coordinator, some of which can't run otherwise."""
-        planner = self._planner_of(state)
+        planner = self._planners.of(state, sql)
         plans = []
         for parameters in sets:
             plan = self._plan(state, sql, parameters)
-            gathered = plan if plan.kind is PlanKind.GATHER_WRITE else planner.gathered(sql, parameters, state.layout)
+            done_there = plan.kind in (PlanKind.GATHER_WRITE, PlanKind.ATTACHED_WRITE)
+            gathered = plan if done_there else planner.gathered(sql, parameters, state.layout)
             assert gathered is not None
             plans.append(gathered)
-        done = gather_write(self._db, state, plans, self._past, deadline)
+        run = attached_write if plans[0].kind is PlanKind.ATTACHED_WRITE else gather_write
+        done = run(self._db, state, plans, self._past, deadline)
         return Result(done.columns, rowcount=done.rowcount)
 
     def _require_key(self, state: State, plan: Plan, key: Any, parameters: Parameters, sql: str) -> None:
@@ -263,7 +243,7 @@ class StatementRunner:
         wanted = frozenset(table.key_type.canonical(key) for table in sharded)
         if not sharded and plan.kind is not PlanKind.EVERY_SHARD:
             return
-        if not sharded or self._planner_of(state).template(sql).keys(parameters) != wanted:
+        if not sharded or self._planners.of(state, sql).template(sql).keys(parameters) != wanted:
             raise RoutingError(f"the statement isn't held to key={key!r} alone ({plan.kind}): {plan.reason}")
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -273,7 +253,7 @@ class StatementRunner:
             return gather(self._db, state, plan, plan.program, self._past, deadline)
         result = read(self._db, state, plan, deadline)
         if plan.kind is PlanKind.ONE_SHARD:
-            self.points.learn(state, sql, self._planner_of(state).template(sql), result)
+            self.points.learn(state, sql, self._planners.of(state, sql).template(sql), result)
         return result
 
     # -- writing -------------------------------------------------------------------------------------------------

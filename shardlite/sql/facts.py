@@ -58,6 +58,12 @@ class Prepared:
     """The bytecode accumulates: an aggregate or window function that no name gives away (``max(x)``)."""
     schema_read: bool = False
     """``sqlite_schema`` or another of SQLite's own tables is read or written."""
+    pragma_schema: str = ""
+    """The folded name of the schema that a PRAGMA names."""
+    attached: frozenset[str] = frozenset()
+    """Folded names of the attached files whose tables it may use. ``reads`` and its like don't tell of these."""
+    attached_write: bool = False
+    """A table of an attached file is written, and then nothing else is."""
 
     @property
     def writes(self) -> frozenset[Access]:
@@ -79,6 +85,9 @@ class Schema:
     """Folded table name -> its CREATE TABLE text as the shards have it."""
     indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Folded table name -> the CREATE INDEX texts of its indexes."""
+
+    attached: Mapping[str, int | None] = field(default_factory=dict)
+    """Folded name of each attached file -> its ``schema_version``, None where its tables aren't known, in order."""
 
     def index_texts(self, table: str) -> tuple[str, ...]:
         """Return the texts of a table's indexes."""

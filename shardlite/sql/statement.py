@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from shardlite.names import fold
 from shardlite.router.table import Column, Table, TableKind
-from shardlite.sql.cores import Core, cores_of
+from shardlite.sql.cores import Core, cores_of, known_as
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.parse import Parsed, parse
@@ -130,6 +130,11 @@ class Statement:
         return tuple(sorted(name for name in names if name in self.schema.views))
 
     @cached_property
+    def attached(self) -> tuple[tuple[str, int | None], ...]:
+        """The attached files that it names, in the order of attaching, with their ``schema_version``."""
+        return tuple(pair for pair in self.schema.attached.items() if pair[0] in self.prepared.attached)
+
+    @cached_property
     def triggers(self) -> tuple[str, ...]:
         """Triggers that it fires and that touch a table."""
         names = {access.via for access in self.prepared.reads | self.prepared.writes}
@@ -168,7 +173,7 @@ class Statement:
         if tokens[position].key == "OR":
             position += 2
         if position + 2 < len(tokens) and tokens[position + 1].key == ".":
-            position += 2
+            return known_as(tokens[position].name or "", tokens[position + 2].name or "")
         return tokens[position].name if position < len(tokens) else None
 
     @cached_property

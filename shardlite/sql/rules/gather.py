@@ -32,6 +32,8 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
     if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
     _refuse_virtual(statement)
+    if statement.prepared.attached_write:
+        return _attached_write(statement)
     if statement.kind in _WRITES or not statement.prepared.readonly:
         return _gather_write(statement, why)
     needed = reduction_of(statement).needed
@@ -47,6 +49,28 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
         why or "the rows are brought together",
         statement.table_names,
         past=asks_past(statement),
+        attached=statement.attached,
+    )
+
+
+def _attached_write(statement: Statement) -> Gathered:
+    """Bring what a change of an attached file reads of the shards: whole rows, as SQLite doesn't tell all columns."""
+    filters = _filters_beside_changes(statement)
+    sources = tuple(
+        source_of(statement, Needed(table, filters.get(fold(table.name), "")), whole=True) for table in statement.tables
+    )
+    return Gathered(
+        PlanKind.ATTACHED_WRITE,
+        without_index_hints(statement.text),
+        statement.text,
+        sources,
+        view_ddl(statement),
+        False,
+        statement.returns_rows,
+        "the attached file is changed, beside the rows that the change reads of the shards",
+        statement.table_names,
+        past=asks_past(statement),
+        attached=statement.attached,
     )
 
 
@@ -93,6 +117,7 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
         statement.table_names,
         tuple(table.name for table in written),
         asks_past(statement),
+        statement.attached,
     )
 
 
@@ -168,19 +193,19 @@ def _in_main(text: Text) -> frozenset[str]:
     )
 
 
-def source_of(statement: Statement, needed: Needed, *, shared: bool | None = None) -> Source:
-    """Return how the rows of a table are brought."""
+def source_of(statement: Statement, needed: Needed, *, shared: bool | None = None, whole: bool = False) -> Source:
+    """Return how the rows of a table are brought; ``whole``: all columns of them, for any parameters."""
     table = needed.table
     shared = needed.shared if shared is None else shared
     schema = SHARED if shared else "main"
-    wanted = wanted_columns(statement, table)
+    wanted = None if whole else wanted_columns(statement, table)
     selected, inserted = source_columns(table, wanted)
     distinct = ""
     if needed.distinct and _may_count_once(table, wanted):
         distinct = "DISTINCT "
         rowid = quote(table.rowid_alias) if table.rowid_alias is not None else table.rowid_name
         selected = inserted = [name for name in selected if name != rowid]
-    sql = f"SELECT {distinct}{', '.join(selected)} FROM main.{quote(table.name)}"
+    every = sql = f"SELECT {distinct}{', '.join(selected)} FROM main.{quote(table.name)}"
     if needed.condition:
         sql += f" WHERE {needed.condition}"
     return Source(
@@ -193,6 +218,7 @@ def source_of(statement: Statement, needed: Needed, *, shared: bool | None = Non
         _pins(statement, table),
         (*index_ddl(table, schema), *(index_in(text, schema) for text in statement.schema.index_texts(table.name))),
         needed.level if shared else None,
+        every if whole and needed.condition else "",
     )
 
 
