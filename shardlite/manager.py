@@ -253,13 +253,17 @@ class ShardManager:
             raise ProgrammingError(f"max_rows must be an int of 0 or more, not {max_rows!r}")
         return self._statements.execute(sql, parameters, key=key, timeout_s=timeout, max_rows=max_rows)
 
-    def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
+    def executemany(self, sql: str, seq: Iterable[Parameters], *, timeout: float | None = None) -> Result:
         """Run one writing statement for each set of parameters, all in one transaction.
 
         As in ``sqlite3``, the rows of a RETURNING clause are not kept and ``lastrowid`` is not set; the result has the
         columns and the sum of the row counts.
+
+        :param timeout: seconds for all of it, taking the parameters from ``seq`` too; see ``execute``.
         """
-        return self._statements.executemany(sql, seq)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        return self._statements.executemany(sql, seq, timeout)
 
     def explain(self, sql: str, parameters: Parameters = ()) -> Plan:
         """Return the plan by which ``execute`` would run the statement; ``str(plan)`` is for people."""

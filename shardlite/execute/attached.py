@@ -81,10 +81,15 @@ class AttachedFile:
 
     def schema_now(self, timeout_s: float, registered: Registered) -> AttachedSchema:
         """Return its schema, read where it was not yet."""
-        if self.known is None:
-            with self.opened(timeout_s, registered) as connection:
-                self.known = _read_schema(connection)
-        return self.known
+        known = self.known
+        if known is None:
+            known = self.known = self.read_schema(timeout_s, registered)
+        return known
+
+    def read_schema(self, timeout_s: float, registered: Registered) -> AttachedSchema:
+        """Read its schema."""
+        with self.opened(timeout_s, registered) as connection:
+            return _read_schema(connection)
 
 
 def _read_schema(connection: sqlite3.Connection) -> AttachedSchema:

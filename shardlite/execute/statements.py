@@ -106,8 +106,11 @@ class StatementRunner:
     ) -> Result:
         """Run one statement and return its Result; see ShardManager.execute."""
         self._db.close_abandoned()
-        deadline = Deadline(sql, timeout_s, self._db.timeout_s)
+        result = self._execute(sql, parameters, key, Deadline(sql, timeout_s, self._db.timeout_s))
+        result.max_rows = max_rows
+        return result
 
+    def _execute(self, sql: str, parameters: Parameters, key: Any, deadline: Deadline) -> Result:
         def attempt() -> Result:
             state = self._db.current()
             plan = self._plan(state, sql, parameters)
@@ -134,57 +137,60 @@ class StatementRunner:
                 return gather_write(self._db, state, [gathered], self._past, deadline)
 
         try:
-            result = self._db.with_current(attempt)
+            return self._db.with_current(attempt)
         except PoolExhaustedError as error:
             error.add_note(f"while this was to run: {shorten(sql)}")
             raise
         except sqlite3.Error as error:
             deadline.explain(error)
             raise
-        result.max_rows = max_rows
-        return result
 
     def _run_without_steps(self, state: State, plan: Plan, deadline: Deadline) -> Result:
         """Run what isn't sent to shards as it is: schema changes, PRAGMAs, maintenance."""
         if plan.kind is PlanKind.ATTACHED_PRAGMA:
             return ask_attached(state, plan, deadline)
         if plan.kind is PlanKind.DDL:
-            self._change_schema(plan)
+            self._change_schema(plan, deadline)
         elif plan.kind is PlanKind.SETTING:
-            self._db.schema.set_header(plan.sql)
+            self._db.schema.set_header(plan.sql, deadline)
         elif plan.kind is PlanKind.EACH_SHARD:
-            self._db.maintenance.run(plan.sql)
+            self._db.maintenance.run(plan.sql, deadline)
         elif plan.kind is PlanKind.EXPLAIN:
-            return explain(self._db, state, plan)
+            return explain(self._db, state, plan, deadline)
         else:
-            return self._db.pragmas.run(state, plan)
+            return self._db.pragmas.run(state, plan, deadline)
         return Result()
 
-    def _change_schema(self, plan: Plan) -> None:
+    def _change_schema(self, plan: Plan, deadline: Deadline) -> None:
         select = select_of(plan.sql)
         if select is None:
-            self._db.schema.apply(plan.sql)
+            self._db.schema.apply(plan.sql, None, deadline)
         else:
             text = tokenize(plan.sql)
             nulls: Parameters = {name: None for name, _ in text.names} if text.names else (None,) * text.parameter_count
-            self._db.schema.create_table_as(plan.sql, nulls, lambda: self.execute(select, plan.parameters))
 
-    def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
-        """Run one writing statement for each set of parameters, all or none of them.
+            def read() -> Result:
+                deadline.check()
+                return self._execute(select, plan.parameters, None, deadline)
+
+            self._db.schema.create_table_as(plan.sql, nulls, read, deadline)
+
+    def executemany(self, sql: str, seq: Iterable[Parameters], timeout_s: float | None = None) -> Result:
+        """Run one writing statement for each set of parameters, all or none of them; see ShardManager.executemany.
 
         The rows of a RETURNING clause are not kept, as in ``sqlite3``: the result has its columns and no rows.
         """
+        deadline = Deadline(sql, timeout_s, self._db.timeout_s)
         sets = [_checked(parameters) for parameters in seq]
         if not sets:
             self._planners.of(self._db.current(), sql).template(sql)
             return Result(rowcount=0)
 
-        deadline = Deadline(sql, None, self._db.timeout_s)
-
         def attempt() -> Result:
             state = self._db.current()
             plans = []
             for parameters in sets:
+                deadline.check()
                 plan = self._plan(state, sql, parameters)
                 if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
@@ -207,6 +213,9 @@ class StatementRunner:
                 return self._db.with_current(attempt)
             except _IdsTakenError:
                 continue
+            except sqlite3.Error as error:
+                deadline.explain(error)
+                raise
         raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
 
     def _gathered(self, state: State, sql: str, parameters: Parameters, asked: AskOneFileError) -> Plan:
@@ -350,6 +359,7 @@ class StatementRunner:
                     if failed is not None and one is ready[-1]:
                         raise_first(self._db, scope, self._target(state, one.plan), one.plan)
                         raise failed
+                    deadline.check()
                     if one.plan.fails:
                         raise IntegrityError(one.plan.fails)
                     if _probes(one) and one.plan.insert is not None:

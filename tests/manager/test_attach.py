@@ -61,7 +61,7 @@ READS = [
     "WITH notes AS (SELECT 1 AS user_id, 'my' AS note) SELECT note FROM notes UNION ALL SELECT note FROM beside.notes",
     "SELECT note, weight, typeof(weight) FROM notes ORDER BY weight, note",
     "SELECT id FROM users INTERSECT SELECT user_id FROM notes ORDER BY 1",
-    "SELECT name, sum(weight) OVER (ORDER BY u.id, n.rowid) FROM users u, notes n WHERE user_id = u.id ORDER BY u.id, 2",
+    "SELECT name, sum(weight) OVER (ORDER BY u.id, n.rowid) FROM users u, notes n WHERE user_id = u.id ORDER BY 2, 1",
     "SELECT u.name FROM users u NATURAL JOIN (SELECT user_id AS id FROM notes) ORDER BY u.id",
     "SELECT name FROM users u JOIN texts ON texts MATCH '\"name ' || u.id || '\"' ORDER BY 1",
     "SELECT value, note FROM settings JOIN notes ON note = value ORDER BY 2",
