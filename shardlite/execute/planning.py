@@ -195,7 +195,7 @@ class PlanningConnection:
         text = tokenize(sql)
         kind = kind_of(text)
         if any(token.key == ";" for token in text.tokens) and (
-            kind is not StatementKind.DDL or len(split_statements(sql)) > 1
+            kind not in (StatementKind.DDL, StatementKind.EXPLAIN) or len(split_statements(sql)) > 1
         ):
             raise ProgrammingError(_ONE_AT_A_TIME)
         if kind not in _PREPARED_HERE:
