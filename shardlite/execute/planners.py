@@ -6,10 +6,13 @@ texts that it can't are given to the other, and trouble with an attached file is
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
+from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError
 from shardlite.execute.attached import AttachedSchema
 from shardlite.execute.core import DatabaseCore
@@ -23,6 +26,17 @@ from shardlite.sql.planner import CACHED_TEXTS, Planner
 _UNKNOWN = ("no such table", "no such column", "unknown database")
 _inherited: list[PlanningConnection] = []
 """Planning connections of parent processes: never used, closed or finalised here, a thread may have been inside."""
+
+
+@cache
+def automatic_indexes_lose() -> bool:
+    """Tell whether SQLite's Bloom filters take 'b' and 'b ' for different by RTRIM, as those up to 3.40 do."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as conn:
+        for table in ("a", "b"):
+            conn.execute(f"CREATE TABLE {table} (k TEXT COLLATE RTRIM)")
+        conn.execute("INSERT INTO a VALUES ('b  '), ('B')")
+        conn.execute("INSERT INTO b VALUES ('b'), ('x')")
+        return not conn.execute("SELECT count(b.k) FROM a LEFT JOIN b ON a.k = b.k").fetchone()[0]
 
 
 @dataclass(slots=True)
@@ -115,6 +129,7 @@ class Planners:
             ddl=texts,
             indexes=indexes,
             attached=attached,
+            automatic_indexes_lose=automatic_indexes_lose(),
         )
 
     def _planner_beside(self, state: State) -> _Beside:

@@ -89,6 +89,9 @@ class Schema:
     attached: Mapping[str, int | None] = field(default_factory=dict)
     """Folded name of each attached file -> its ``schema_version``, None where its tables aren't known, in order."""
 
+    automatic_indexes_lose: bool = False
+    """SQLite's automatic indexes lose matches by collations that take texts of several lengths for equal."""
+
     def index_texts(self, table: str) -> tuple[str, ...]:
         """Return the texts of a table's indexes."""
         return self.indexes.get(fold(table), ())

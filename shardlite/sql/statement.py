@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from shardlite.names import fold
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 UNKNOWN_ROWS = 1_000
+_CHANGES = (StatementKind.UPDATE, StatementKind.DELETE)
 
 
 class Statement:
@@ -133,6 +135,22 @@ class Statement:
     def attached(self) -> tuple[tuple[str, int | None], ...]:
         """The attached files that it names, in the order of attaching, with their ``schema_version``."""
         return tuple(pair for pair in self.schema.attached.items() if pair[0] in self.prepared.attached)
+
+    @cached_property
+    def without_automatic_indexes(self) -> bool:
+        """Tell whether it joins rows of the shards where an automatic index of SQLite's could lose matches.
+
+        These take texts of several lengths for different (up to SQLite 3.40), and under RTRIM, or a collation of the
+        user's, they may be equal. Which matches are lost depends on the other rows of the file.
+        """
+        if not self.schema.automatic_indexes_lose or not self.of_kind(TableKind.SHARDED):
+            return False
+        views = [tokenize(self.schema.views[name]) for name in self.views]
+        said = {b.name or "" for t in (self.text, *views) for a, b in pairwise(t.tokens) if a.key == "COLLATE"}
+        said |= {fold(column.collation) for table in self.tables for column in table.columns}
+        sources = sum(len(core.items) for text in views for core in cores_of(text))
+        sources += sum(len(core.items) for core in self.cores) + (self.kind in _CHANGES)
+        return not said <= {"binary", "nocase"} and (sources > 1 or not self.cores)
 
     @cached_property
     def triggers(self) -> tuple[str, ...]:

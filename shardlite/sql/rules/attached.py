@@ -1,4 +1,8 @@
-"""Statements with tables of attached files: they run as written on the coordinator, where the files are attached."""
+"""Statements that have to run on the coordinator, as written, whatever else could be done with them.
+
+Those with tables of attached files, since it is there that the files are attached; and joins for which SQLite's
+automatic indexes have to be switched off.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,21 @@ def attached(statement: Statement) -> Template | None:
     if statement.kind is StatementKind.DDL:
         refuse_attached_change(statement)
     if not statement.prepared.attached:
+        return _careful(statement)
+    return _gathered(statement)
+
+
+def _careful(statement: Statement) -> Template | None:
+    """Gather what SQLite could answer wrongly by its automatic indexes; None where it needn't or can't be."""
+    if not statement.without_automatic_indexes:
         return None
+    try:
+        return _gathered(statement)
+    except NotSupportedError:
+        return None
+
+
+def _gathered(statement: Statement) -> Template | None:
     if statement.prepared.readonly or statement.prepared.attached_write:
         return gather(statement)
     inserted = insert_query(statement)

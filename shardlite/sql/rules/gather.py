@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
@@ -43,7 +45,7 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
         without_index_hints(statement.text),
         statement.text,
         sources,
-        view_ddl(statement),
+        (*view_ddl(statement), *_settings(statement)),
         True,
         True,
         why or "the rows are brought together",
@@ -51,6 +53,11 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
         past=asks_past(statement),
         attached=statement.attached,
     )
+
+
+def _settings(statement: Statement) -> tuple[str, ...]:
+    """Return how the coordinator has to be set for the statement."""
+    return ("PRAGMA automatic_index = OFF",) if statement.without_automatic_indexes else ()
 
 
 def _attached_write(statement: Statement) -> Gathered:
@@ -64,7 +71,7 @@ def _attached_write(statement: Statement) -> Gathered:
         without_index_hints(statement.text),
         statement.text,
         sources,
-        view_ddl(statement),
+        (*view_ddl(statement), *_settings(statement)),
         False,
         statement.returns_rows,
         "the attached file is changed, beside the rows that the change reads of the shards",
@@ -110,7 +117,7 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
         statement.sql,
         statement.text,
         sources,
-        (*indexes, *views, *triggers),
+        (*indexes, *views, *triggers, *_settings(statement)),
         False,
         statement.returns_rows,
         why or "the rows are brought together",
@@ -216,10 +223,22 @@ def source_of(statement: Statement, needed: Needed, *, shared: bool | None = Non
         sql,
         table.kind is TableKind.SHARDED,
         _pins(statement, table),
-        (*index_ddl(table, schema), *(index_in(text, schema) for text in statement.schema.index_texts(table.name))),
+        _indexes(statement, table, schema, selected),
         needed.level if shared else None,
         every if whole and needed.condition else "",
     )
+
+
+def _indexes(statement: Statement, table: Table, schema: str, selected: Sequence[str]) -> tuple[str, ...]:
+    """Return the indexes that are worth making where many rows come: the table's own, or what SQLite may not make."""
+    own = [index_in(text, schema) for text in statement.schema.index_texts(table.name)]
+    if statement.without_automatic_indexes:
+        own += [
+            f"CREATE INDEX {schema}.{quote(f'_shardlite_{table.name}_on_{number}')} ON {quote(table.name)}({column})"
+            for number, column in enumerate(selected)
+            if column != table.rowid_name
+        ]
+    return (*index_ddl(table, schema), *own)
 
 
 def _may_count_once(table: Table, wanted: frozenset[str] | None) -> bool:
