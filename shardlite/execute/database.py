@@ -31,7 +31,7 @@ class Database(DatabaseCore):
         self.reader = Reader(self)
         self.inserter = Inserter(self, self.schema.keep_explicit_keys)
         self.bulk = BulkInserter(self)
-        self.planners = Planners(self, Sizes(self).rows)
+        self.planners = Planners(self, Sizes(self))
         self.changer = Changer(self, self.reader, self.inserter)
         _databases.add(self)
         self._waits_for_functions = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -17,9 +16,9 @@ from shardlite.errors import OperationalError
 from shardlite.execute.attached import AttachedSchema
 from shardlite.execute.core import DatabaseCore
 from shardlite.execute.planning import PlanningConnection
+from shardlite.execute.sizes import Sizes
 from shardlite.execute.state import State
 from shardlite.names import fold
-from shardlite.router.table import Table
 from shardlite.sql.facts import Schema
 from shardlite.sql.planner import CACHED_TEXTS, Planner
 
@@ -58,9 +57,10 @@ class _Beside:
 class Planners:
     """The planners of one database. Thread-safe."""
 
-    def __init__(self, database: DatabaseCore, rows: Callable[[Table], int]) -> None:
+    def __init__(self, database: DatabaseCore, sizes: Sizes) -> None:
         self._db = database
-        self._rows = rows
+        self._rows = sizes.rows
+        self._prefixes = sizes.prefixes
         self._lock = threading.Lock()
         self._own: tuple[State, Planner] | None = None
         self._beside: _Beside | None = None
@@ -130,6 +130,7 @@ class Planners:
             indexes=indexes,
             attached=attached,
             automatic_indexes_lose=automatic_indexes_lose(),
+            prefixes=self._prefixes,
         )
 
     def _planner_beside(self, state: State) -> _Beside:

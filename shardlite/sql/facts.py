@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -91,6 +91,12 @@ class Schema:
 
     automatic_indexes_lose: bool = False
     """SQLite's automatic indexes lose matches by collations that take texts of several lengths for equal."""
+
+    prefixes: Callable[[Table], Mapping[tuple[str, ...], float]] = field(default=lambda table: {})
+    """What ANALYZE found of a table: an index's first columns (folded) -> rows that are equal in them, on the average.
+
+    It decides costs, never answers, and may be another at each call.
+    """
 
     def index_texts(self, table: str) -> tuple[str, ...]:
         """Return the texts of a table's indexes."""
