@@ -128,6 +128,7 @@ class Planners:
             functions=state.registered.functions,
             ddl=texts,
             indexes=indexes,
+            shadows=self._db.planning().shadows() if any(t.virtual for t in state.tables.values()) else {},
             attached=attached,
             automatic_indexes_lose=automatic_indexes_lose(),
             prefixes=self._prefixes,

@@ -105,7 +105,8 @@ _EXPLAINED_BY_SCHEMA = frozenset((PlanKind.CHECK, PlanKind.SETTING))
 _EXPLAINED_IN_PARTS = frozenset(
     (
         *(PlanKind.FAN_OUT, PlanKind.FAN_OUT_WRITE, PlanKind.EVERY_SHARD, PlanKind.SPLIT_INSERT),
-        *(PlanKind.PUSH_DOWN, PlanKind.GATHER, PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY, PlanKind.ATTACHED_WRITE),
+        *(PlanKind.PUSH_DOWN, PlanKind.BROADCAST, PlanKind.GATHER, PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY),
+        PlanKind.ATTACHED_WRITE,
     )
 )
 

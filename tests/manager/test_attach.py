@@ -28,6 +28,7 @@ MAIN = """
     CREATE TABLE orders(id INTEGER PRIMARY KEY, user_id INTEGER, total REAL);
     CREATE TABLE country(code TEXT PRIMARY KEY, name TEXT /* shardlite: kind=reference */);
     CREATE TABLE settings(name TEXT PRIMARY KEY, value /* shardlite: kind=single */);
+    CREATE VIRTUAL TABLE words USING fts5(body);
     CREATE VIEW rich AS SELECT user_id, sum(total) AS total FROM orders GROUP BY user_id HAVING sum(total) > 50;
 """
 BESIDE = """
@@ -80,6 +81,8 @@ READS = [
     "PRAGMA beside.integrity_check",
     "SELECT name, seq FROM beside.sqlite_sequence",
     "SELECT count(*) FROM notes",
+    "SELECT w.body, n.note FROM words w JOIN beside.notes n ON w.body = 'about ' || n.note ORDER BY 1",
+    "SELECT n.weight FROM notes n, words WHERE words MATCH 'about' AND n.user_id = words.rowid ORDER BY n.rowid",
     "SELECT count(*) FROM users JOIN counted USING (id)",
     "SELECT total_changes() - total_changes(), count(*) FROM notes",
 ]
@@ -110,6 +113,7 @@ WRITES = [
     "INSERT INTO country SELECT DISTINCT note, note FROM notes WHERE note IS NOT NULL",
     "INSERT INTO settings SELECT alias, id FROM beside.users",
     "INSERT INTO beside.log SELECT name FROM settings ORDER BY name",
+    "INSERT INTO beside.log SELECT body FROM words WHERE words MATCH 'about' AND rowid < 4 ORDER BY rowid",
     "DELETE FROM beside.log",
     "INSERT INTO texts SELECT name FROM users WHERE id < 3 ORDER BY id",
     "PRAGMA beside.user_version = 12",
@@ -142,6 +146,7 @@ def pair(manager: ShardManager, beside: Path, tmp_path: Path) -> Iterator[tuple[
         ("INSERT INTO orders VALUES (?, ?, ?)", [(n, n % 11 + 1, n * 1.5) for n in range(1, 60)]),
         ("INSERT INTO country VALUES (?, ?)", [("no", "Norway"), ("it", "Italy")]),
         ("INSERT INTO settings VALUES (?, ?)", [("a", "note 3"), ("b", 4)]),
+        ("INSERT INTO words VALUES (?)", [(f"about note {n}",) for n in range(5)]),
     ]
     for sql, rows in changes:
         manager.executemany(sql, rows)
