@@ -20,6 +20,7 @@ from shardlite.execute.registry import Registered, load_schema
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
 from shardlite.names import RESERVED_PREFIX, fold, is_reserved, quote
+from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.plan import Parameters, Plan, PlanKind
@@ -155,7 +156,9 @@ class PragmaRunner:
         if name == "database_list":
             beside = [(number, file.schema, file.path) for number, file in enumerate(state.attached, 2)]
             return Result(("seq", "name", "file"), iter([(0, "main", self._db.directory), *beside]))
-        columns, rows = self._file.ask(plan.sql, plan.parameters, deadline, _asked_beside(state, plan.sql))
+        columns, rows = self._file.ask(
+            plan.sql, plan.parameters, deadline, _asked_beside(state, self._db.catalog.schema, plan.sql)
+        )
         return Result(columns or (), iter(rows))
 
     def close(self) -> None:
@@ -219,10 +222,16 @@ def _all_of(shard: SqliteShard, sql: str, deadline: Deadline) -> list[tuple[Any,
             shard.fail(error, sql)
 
 
-def _asked_beside(state: State, sql: str) -> list[AttachedFile]:
-    """Return the attached files that a question about the schema may be about: a PRAGMA looks for a name in all."""
-    names = {token.name or "" for token in tokenize(sql).tokens} if state.attached else set()
-    everywhere = "pragma" in names or any(name.startswith("pragma_") for name in names)
+def _asked_beside(state: State, schema: Iterable[SchemaObject], sql: str) -> list[AttachedFile]:
+    """Return the attached files that a question about the schema may be about.
+
+    A PRAGMA that says no schema looks for a name in all of them, if the database has none of that name.
+    """
+    tokens = tokenize(sql).tokens if state.attached else ()
+    names = {token.name or "" for token in tokens}
+    name, argument = _pragma_of(sql)
+    own = bool(name) and fold(argument) in {fold(item.name) for item in schema}
+    everywhere = (bool(name) and not own) or any(each.startswith("pragma_") for each in names)
     return [file for file in state.attached if everywhere or file.name in names]
 
 

@@ -150,7 +150,8 @@ class Statement:
         said |= {fold(column.collation) for table in self.tables for column in table.columns}
         sources = sum(len(core.items) for text in views for core in cores_of(text))
         sources += sum(len(core.items) for core in self.cores) + (self.kind in _CHANGES)
-        return not said <= {"binary", "nocase"} and (sources > 1 or not self.cores)
+        unclear = self.mentions("SELECT") and not self.cores
+        return not said <= {"binary", "nocase"} and (sources > 1 or unclear)
 
     @cached_property
     def triggers(self) -> tuple[str, ...]:

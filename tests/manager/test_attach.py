@@ -279,6 +279,10 @@ def test_another_file_in_its_place(pair: tuple[ShardManager, sqlite3.Connection]
         manager.execute("SELECT * FROM notes")
     assert not beside.exists()
     assert manager.execute("SELECT count(*) FROM users").scalar() == 15
+    assert [row["name"] for row in manager.execute("PRAGMA table_info(users)")] == ["id", "name", "country"]
+    assert manager.execute("SELECT count(*) FROM sqlite_schema WHERE type = 'view'").scalar() == 1
+    with pytest.raises(OperationalError, match=r"unable to open database.*beside"):
+        manager.execute("PRAGMA table_info(notes)")
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,7 @@ def test_other_collations_are_not_held_up(make_manager: Callable[..., ShardManag
     assert manager.explain("SELECT x.v, y.v FROM a x LEFT JOIN a y USING (k)").kind == "fan-out"
     assert manager.explain("SELECT * FROM t WHERE v > 'x'").kind == "fan-out"
     assert manager.explain("SELECT * FROM t WHERE k = 'x'").kind == "one shard"
+    assert manager.explain("INSERT INTO t VALUES ('x', 'y')").kind == "one shard"
+    assert manager.explain("INSERT INTO t VALUES ('x', 'y'), ('z', 'y')").kind == "split insert"
+    assert manager.explain("UPDATE t SET v = 'z' WHERE k = 'x'").kind == "one shard"
+    assert manager.explain("DELETE FROM t").kind == "fan-out write"
