@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from shardlite.names import fold
 from shardlite.router.table import Column, Table, TableKind
-from shardlite.sql.cores import Core, cores_of, known_as
+from shardlite.sql.cores import Core, change_core, cores_of, known_as
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.parse import Parsed, parse
@@ -145,13 +145,23 @@ class Statement:
         """
         if not self.schema.automatic_indexes_lose or not self.of_kind(TableKind.SHARDED):
             return False
-        views = [tokenize(self.schema.views[name]) for name in self.views]
-        said = {b.name or "" for t in (self.text, *views) for a, b in pairwise(t.tokens) if a.key == "COLLATE"}
-        said |= {fold(column.collation) for table in self.tables for column in table.columns}
-        sources = sum(len(core.items) for text in views for core in cores_of(text))
-        sources += sum(len(core.items) for core in self.cores) + (self.kind in _CHANGES)
-        unclear = self.mentions("SELECT") and not self.cores
-        return not said <= {"binary", "nocase"} and (sources > 1 or unclear)
+        texts = [self.text, *(tokenize(self.schema.views[name]) for name in self.views)]
+        named = {token.name for text in texts for token in text.tokens}
+        # NATURAL compares columns that no text names, and so does x IN t.
+        hidden = any(
+            a.key == "NATURAL" or (a.key == "IN" and b.key != "(") for t in texts for a, b in pairwise(t.tokens)
+        )
+        said = {b.name or "" for t in texts for a, b in pairwise(t.tokens) if a.key == "COLLATE"}
+        said |= {fold(c.collation) for t in self.tables for c in t.columns if hidden or fold(c.name) in named}
+        if said <= {"binary", "nocase"}:
+            return False
+        cores = [core for text in texts for core in cores_of(text)]
+        if self.kind in _CHANGES:
+            change = change_core(self.text)
+            if change is None:
+                return True
+            cores.append(change)
+        return sum(len(core.items) for core in cores) > 1 or (self.mentions("SELECT") and not self.cores)
 
     @cached_property
     def triggers(self) -> tuple[str, ...]:
