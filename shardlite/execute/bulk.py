@@ -137,12 +137,23 @@ class Batch:
         return counts[0]
 
     def _fill_ids(self, plan: InsertPlan, values: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Give rows whose INTEGER PRIMARY KEY is None an id, where ids are ours to give."""
+        """Give rows whose INTEGER PRIMARY KEY is None an id, where ids are ours to give: behind those stated before."""
         at = plan.id_index
         assert at is not None
         self._generated = True
         sequence = self._db.sequence(self._table)
-        return [row if row[at] is not None else (*row[:at], sequence.next(), *row[at + 1 :]) for row in values]
+        filled: list[tuple[Any, ...]] = []
+        stated: list[int] = []
+        for row in values:
+            if row[at] is not None:
+                rowid = apply_affinity(row[at], Affinity.INTEGER)
+                stated += [rowid] if isinstance(rowid, int) else []
+                filled.append(row)
+                continue
+            self._drawn = self._db.note_ids(self._table, stated) or self._drawn
+            stated.clear()
+            filled.append((*row[:at], sequence.next(), *row[at + 1 :]))
+        return filled
 
     def _split(self, plan: InsertPlan, values: list[tuple[Any, ...]]) -> dict[int, list[tuple[Any, ...]]]:
         table = self._table

@@ -16,11 +16,14 @@ from shardlite.connection.connection import Connection
 from shardlite.connection.cursor import PlainCursor
 from shardlite.driver import sqlite3
 from shardlite.errors import Error, reraise
+from shardlite.execute.attached import AttachedFile, attach_files
 from shardlite.execute.deadline import Deadline
 from shardlite.execute.exchange import SHARED_BYTES, Answer, attach, detach, limit_size, memory_uri
 from shardlite.execute.owned import Owned
 from shardlite.execute.state import State
 from shardlite.execute.workers import run_on_shards
+from shardlite.execute.writes import StaleEpochError
+from shardlite.names import quote
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.plan import Move, Program
 from shardlite.sql.reduction import OWNED, SHARED
@@ -39,6 +42,7 @@ class Coordinator:
         self._layout = state.layout
         self.connection = sqlite3.connect("", isolation_level=None, check_same_thread=False, uri=True)
         self.rows_moved = 0
+        self._state = state
         self._deadline = deadline or Deadline("", None, 0)
         try:
             for pragma in (f"journal_mode = {'MEMORY' if undo else 'OFF'}", "synchronous = OFF"):
@@ -258,6 +262,29 @@ class Coordinator:
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._explain(error)
+
+    def attach(self, program: Program, begin: str = "BEGIN") -> None:
+        """Attach the files that the program names, once all rows are there; ``begin`` a transaction over them.
+
+        Raises StaleEpochError where a schema isn't the one that the statement was planned by.
+        """
+        if not program.attached:
+            return
+        names = {name for name, _ in program.attached}
+        files = [file for file in self._state.attached if file.name in names]
+        self._deadline.check()
+        attach_files(self.connection, files, self._deadline.wait_s)
+        if begin:
+            self.run(begin)
+        planned = dict(program.attached)
+        for file in files:
+            version = planned[file.name]
+            if version is not None and version != self._version(file):
+                file.known = None
+                raise StaleEpochError
+
+    def _version(self, file: AttachedFile) -> int:
+        return int(self.run(f"PRAGMA {quote(file.schema)}.schema_version").fetchone()[0])
 
     # -- answers ---------------------------------------------------------------------------------------------------
 

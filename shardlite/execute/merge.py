@@ -39,7 +39,7 @@ class _Reversed:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Reversed) and bool(self.key == other.key)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as the language says it; object's is a method
 
 
 class _Column:

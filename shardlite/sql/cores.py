@@ -32,6 +32,8 @@ class Span(NamedTuple):
 class Item:
     """One source of a FROM clause. ``name`` is the folded table name, "" for a subquery or a function.
 
+    That of an attached file's table has its schema before it, as no table of the database has.
+
     ``join`` is ``from`` (the first), ``comma``, ``inner``, ``cross``, ``left``, ``right`` or ``full``.
     """
 
@@ -105,7 +107,7 @@ def _change_core(tokens: Sequence[Token]) -> Core | None:
         shown = _spelled(tokens[position + 1])
         position += 2
     position = _indexed(tokens, position, len(tokens))
-    target = Item(name, fold(shown), Span(start, position), "from", schema=schema, alias_text=shown)
+    target = Item(known_as(schema, name), fold(shown), Span(start, position), "from", schema=schema, alias_text=shown)
     marks: dict[str, int] = {}
     end = len(tokens)
     for at in _top(tokens, Span(position, end)):
@@ -225,10 +227,14 @@ def _read_from(tokens: Sequence[Token], span: Span, core: Core) -> None:
             end = closing(tokens, position + 1)
             using = tuple(token.name for token in tokens[position + 2 : end] if token.name is not None)
             position = end + 1
-        core.items.append(
-            Item("" if function else name, fold(shown), source, join, natural, on, using, function, schema, shown)
-        )
+        called = "" if function else known_as(schema, name)
+        core.items.append(Item(called, fold(shown), source, join, natural, on, using, function, schema, shown))
         position, join, natural = _joiner(tokens, position, span.end)
+
+
+def known_as(schema: str, name: str) -> str:
+    """Return the name by which a table is looked up: an attached file's is none of the database's."""
+    return name if schema in ("", "main", "temp") else f"{schema}.{name}"
 
 
 def _spelled(token: Token) -> str:

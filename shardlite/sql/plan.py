@@ -46,6 +46,10 @@ class PlanKind(StrEnum):
     """The rows that the statement needs are brought to the coordinator, where the text runs as written."""
     GATHER_WRITE = "gather and write"
     """As a gather, under all shards' locks; what changed there is then written to the shards."""
+    ATTACHED_WRITE = "change of an attached file"
+    """As a gather; the text changes the attached file's rows, which is a transaction of that file."""
+    ATTACHED_PRAGMA = "PRAGMA of an attached file"
+    """Asked where the file is attached and nothing else is."""
     DDL = "schema change"
     """The text goes to ``apply_schema``."""
     SCHEMA = "logical schema"
@@ -61,7 +65,10 @@ class PlanKind(StrEnum):
 
 
 WITHOUT_STEPS = frozenset(
-    (PlanKind.DDL, PlanKind.SCHEMA, PlanKind.CHECK, PlanKind.SETTING, PlanKind.EACH_SHARD, PlanKind.EXPLAIN)
+    (
+        *(PlanKind.DDL, PlanKind.SCHEMA, PlanKind.CHECK, PlanKind.SETTING, PlanKind.EACH_SHARD, PlanKind.EXPLAIN),
+        PlanKind.ATTACHED_PRAGMA,
+    )
 )
 """Kinds that don't run as steps on shards: ``execute`` has a way of its own for each."""
 
@@ -151,6 +158,8 @@ class Program(NamedTuple):
     """Before that, stage by stage: what goes to the database that the shards see as well, or to the keys' owners."""
     past: bool = False
     """The statement asks for changes(), total_changes() or last_insert_rowid()."""
+    attached: tuple[tuple[str, int | None], ...] = ()
+    """Attached files that the statement names, with the ``schema_version`` by which it was planned (None: none)."""
 
 
 class Into(NamedTuple):
@@ -284,6 +293,8 @@ class Plan(NamedTuple):
             for stage in self.program.shared:
                 lines.extend(f"{'share' if move.route is None else 'send'} {move}" for move in stage)
             lines.extend(map(str, self.program.moves))
+            if self.program.attached:
+                lines.append(f"attached: {', '.join(name for name, _ in self.program.attached)}")
         if self.into is not None:
             lines.append(f"insert into {self.into.table} ({', '.join(self.into.columns)})")
         if self.insert is not None and self.insert.id_rows:

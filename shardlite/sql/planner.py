@@ -18,7 +18,7 @@ from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.rules.repartition import repartition
 from shardlite.sql.rules.visit_home import visit_home
 from shardlite.sql.statement import Statement
-from shardlite.sql.template import Template, WithFallback
+from shardlite.sql.template import Placed, Template, WithFallback
 from shardlite.sql.tokens import tokenize
 
 CACHED_TEXTS = 1024
@@ -94,18 +94,24 @@ class Planner:
         tokens = tokenize(sql).tokens
         skip = 3 if len(tokens) > 2 and tokens[1].key == "QUERY" and tokens[2].key == "PLAN" else 1
         inner = sql[tokens[skip].start :] if len(tokens) > skip else ""
-        if self._prepare(inner).kind in (StatementKind.DDL, StatementKind.EMPTY):
-            raise NotSupportedError("EXPLAIN of a schema change: ask a connection of manager.pool(n)")
-        return _Explained(sql, self._build(inner))
+        kind = self._prepare(inner).kind
+        template = None if kind is StatementKind.EMPTY else self._build(inner)  # refusals of the inner one stand
+        if template is None or kind in (StatementKind.DDL, StatementKind.VACUUM):
+            return Placed(PlanKind.SCHEMA, sql, True, _BY_SCHEMA, returns_rows=True)
+        return _Explained(sql, template)
 
 
 _EXPLAINED_WHOLE = frozenset((PlanKind.ONE_SHARD, PlanKind.HOME, PlanKind.SCHEMA))
 """The whole statement runs in one place, which is asked in SQLite's own words."""
+_BY_SCHEMA = "told as one file without rows would run it"
+_EXPLAINED_BY_SCHEMA = frozenset((PlanKind.CHECK, PlanKind.SETTING))
+"""What each file does by itself, in the same way."""
 _EXPLAINED_IN_PARTS = frozenset(
     (
         *(PlanKind.FAN_OUT, PlanKind.FAN_OUT_WRITE, PlanKind.EVERY_SHARD, PlanKind.SPLIT_INSERT),
         *(PlanKind.PUSH_DOWN, PlanKind.BROADCAST, PlanKind.REPARTITION),
         *(PlanKind.GATHER, PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY),
+        PlanKind.ATTACHED_WRITE,
     )
 )
 
@@ -132,9 +138,8 @@ class _Explained:
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         plan = self.inner.bind(parameters, layout)
         if plan.needs_id_for_key:
-            raise NotSupportedError(
-                "EXPLAIN of an INSERT whose rows get their key when it runs: state the key, or use manager.explain()"
-            )
+            # All shards would say the same of a row: those that the first ids would go to are asked.
+            plan = plan.with_ids(range(1, plan.id_rows + 1))
         if plan.kind in _EXPLAINED_IN_PARTS:
             reason = f"each shard says how it would run its part of a {plan.kind}"
             return Plan(
@@ -142,6 +147,8 @@ class _Explained:
                 returns_rows=True,
                 explained=plan.with_ids(range(1, plan.id_rows + 1)),
             )
+        if plan.kind in _EXPLAINED_BY_SCHEMA:
+            return Placed(PlanKind.SCHEMA, self.sql, True, _BY_SCHEMA, returns_rows=True).bind(parameters, layout)
         if plan.kind not in _EXPLAINED_WHOLE:
             raise NotSupportedError(f"EXPLAIN of what runs as {plan.kind}: use manager.explain()")
         return plan._replace(

@@ -17,13 +17,13 @@ from shardlite.sql.cores import Core, Item
 from shardlite.sql.filters import any_of, conditions_of, mentions_of
 from shardlite.sql.names_in import Edge, Mention, edges_of, only_asks
 from shardlite.sql.pins import colocated
+from shardlite.sql.statistics import SELECTIVITY, Prefixes, expected_rows
 from shardlite.sql.tokens import Text, tokenize
 
 SHARED = "_shardlite_shared"
 """The schema name under which the shared database is attached."""
 OWNED = "_shardlite_owned"
 """The schema name under which each shard sees the rows that were sent to it alone."""
-_SELECTIVITY = 0.2
 _EQUALITY = 4.0
 """SQLite takes a column without an index to equal a constant in every fourth row (whereLoopOutputAdjust)."""
 MOST_SHARED_ROWS = 300_000
@@ -66,6 +66,7 @@ class Reduction:
         *,
         closed: frozenset[str] = frozenset(),
         unshared: frozenset[str] = frozenset(),
+        prefixes: Callable[[Table], Prefixes] = lambda table: {},
     ) -> None:
         """``texts``: the statement, and the views that it uses.
 
@@ -84,6 +85,7 @@ class Reduction:
         ]
         self.needed: dict[str, Needed] = {}
         self._rows = rows
+        self._prefixes = prefixes
         todo = sorted(wanted, key=lambda table: (self._estimate(table), fold(table.name)))
         for table in todo:
             self._settle(table)
@@ -93,7 +95,10 @@ class Reduction:
         name = fold(table.name)
         count = float(max(1, self._rows(table)))
         own = self._own.get(name)
-        return count * _SELECTIVITY if own and all(own) else count
+        if not own or not all(own):
+            return count
+        prefixes = self._prefixes(table)
+        return min(count, sum(expected_rows(count, conditions, prefixes) for conditions in own))
 
     def _settle(self, table: Table) -> None:
         name = fold(table.name)
@@ -111,7 +116,7 @@ class Reduction:
         if all(parts):
             made.condition = any_of([" AND ".join(part) for part in parts])
             if made.uses or any(len(p) > len(o) for p, o in zip(parts, self._own[name], strict=True)):
-                made.rows *= _SELECTIVITY
+                made.rows *= SELECTIVITY
             made.weight = min(weights)
         else:
             made.uses.clear()

@@ -9,6 +9,7 @@ from sqlglot import exp
 
 from shardlite.names import fold
 from shardlite.router.table import Column
+from shardlite.sql.cores import known_as
 from shardlite.sql.facts import Schema
 from shardlite.sql.parse import Parsed
 from shardlite.sql.scopes import Equal, Fact, Fixed, Node, Reference, Scope, Scopes
@@ -94,7 +95,7 @@ class _Resolver:
 
     def _reference(self, node: exp.Table, scope: Scope, ctes: frozenset[str], how: str) -> Reference:
         called = node.this.name if isinstance(node.this, exp.Func) else node.name
-        name = fold(called)
+        name = known_as(fold(node.db), fold(called))
         alias = node.alias or called
         reference = Reference(name, fold(alias), alias, scope.number, None, joined=how)
         if isinstance(node.this, exp.Func) or (not node.db and name in ctes):

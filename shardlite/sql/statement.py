@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from shardlite.errors import Error
 from shardlite.names import fold
 from shardlite.router.table import Column, Table, TableKind
-from shardlite.sql.cores import Core, cores_of
+from shardlite.sql.cores import Core, change_core, cores_of, known_as
 from shardlite.sql.expand import expand, with_names
 from shardlite.sql.facts import Prepared, Schema, StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 UNKNOWN_ROWS = 1_000
+_CHANGES = (StatementKind.UPDATE, StatementKind.DELETE)
 
 
 class Statement:
@@ -211,6 +213,7 @@ class Statement:
             schema.functions.names,
             closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
             unshared=frozenset(behind) | _in_main(self.text) if self.staged else frozenset(schema.tables),
+            prefixes=schema.prefixes,
         )
 
     @cached_property
@@ -255,6 +258,38 @@ class Statement:
         return tuple(sorted(name for name in names if name in self.schema.views))
 
     @cached_property
+    def attached(self) -> tuple[tuple[str, int | None], ...]:
+        """The attached files that it names, in the order of attaching, with their ``schema_version``."""
+        return tuple(pair for pair in self.schema.attached.items() if pair[0] in self.prepared.attached)
+
+    @cached_property
+    def without_automatic_indexes(self) -> bool:
+        """Tell whether it joins rows of the shards where an automatic index of SQLite's could lose matches.
+
+        These take texts of several lengths for different (up to SQLite 3.40), and under RTRIM, or a collation of the
+        user's, they may be equal. Which matches are lost depends on the other rows of the file.
+        """
+        if not self.schema.automatic_indexes_lose or not self.of_kind(TableKind.SHARDED):
+            return False
+        texts = [self.text, *(tokenize(self.schema.views[name]) for name in self.views)]
+        named = {token.name for text in texts for token in text.tokens}
+        # NATURAL compares columns that no text names, and so does x IN t.
+        hidden = any(
+            a.key == "NATURAL" or (a.key == "IN" and b.key != "(") for t in texts for a, b in pairwise(t.tokens)
+        )
+        said = {b.name or "" for t in texts for a, b in pairwise(t.tokens) if a.key == "COLLATE"}
+        said |= {fold(c.collation) for t in self.tables for c in t.columns if hidden or fold(c.name) in named}
+        if said <= {"binary", "nocase"}:
+            return False
+        cores = [core for text in texts for core in cores_of(text)]
+        if self.kind in _CHANGES:
+            change = change_core(self.text)
+            if change is None:
+                return True
+            cores.append(change)
+        return sum(len(core.items) for core in cores) > 1 or (self.mentions("SELECT") and not self.cores)
+
+    @cached_property
     def triggers(self) -> tuple[str, ...]:
         """Triggers that it fires and that touch a table."""
         names = {access.via for access in self.prepared.reads | self.prepared.writes}
@@ -293,7 +328,7 @@ class Statement:
         if tokens[position].key == "OR":
             position += 2
         if position + 2 < len(tokens) and tokens[position + 1].key == ".":
-            position += 2
+            return known_as(tokens[position].name or "", tokens[position + 2].name or "")
         return tokens[position].name if position < len(tokens) else None
 
     @cached_property

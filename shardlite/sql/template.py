@@ -262,6 +262,7 @@ class Gathered:
     tables: tuple[str, ...]
     written: tuple[str, ...] = ()
     past: bool = False
+    attached: tuple[tuple[str, int | None], ...] = ()
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
@@ -285,6 +286,7 @@ class Gathered:
                 self.written,
                 stages_of(bound),
                 self.past,
+                self.attached,
             ),
         )
 

@@ -15,7 +15,7 @@ from diff_facts import Source
 from diff_from import Query, Skip, describe_table
 from diff_schema import Schema, Table, make_schema, value_for
 from diff_select import Selects
-from diff_world import Difference, Refused, Unusable, World, ask, build
+from diff_world import Difference, Refused, Unusable, World, build
 
 from shardlite.driver import sqlite3
 
@@ -205,7 +205,7 @@ class Fuzz:
             if deadline is not None and time.monotonic() > deadline:
                 return
             statement = selects.statement()
-            answer = ask(plain, statement)
+            answer = worlds[0].ask_plain(statement)
             if answer.error is not None and statement.shape != "bad":
                 text = str(answer.error)
                 if not ("overflow" in text or "parser stack" in text):

@@ -36,6 +36,8 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
     statement = statement.whole
     if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
+    if statement.prepared.attached_write:
+        return _attached_write(statement)
     if statement.kind in _WRITES or not statement.prepared.readonly:
         return _gather_write(statement, why)
     needed = statement.reduction.needed
@@ -46,12 +48,39 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
         without_index_hints(statement.text),
         statement.text,
         tuple(sources),
-        view_ddl(statement),
+        (*view_ddl(statement), *_settings(statement)),
         True,
         True,
         why or "the rows are brought together",
         statement.table_names,
         past=asks_past(statement),
+        attached=statement.attached,
+    )
+
+
+def _settings(statement: Statement) -> tuple[str, ...]:
+    """Return how the coordinator has to be set for the statement."""
+    return ("PRAGMA automatic_index = OFF",) if statement.without_automatic_indexes else ()
+
+
+def _attached_write(statement: Statement) -> Gathered:
+    """Bring what a change of an attached file reads of the shards: whole rows, as SQLite doesn't tell all columns."""
+    filters = _filters_beside_changes(statement)
+    read = [(table, filters.get(fold(table.name), "")) for table in statement.tables if not table.virtual]
+    sources = [source_of(statement, Needed(table, condition), whole=True) for table, condition in read]
+    sources += _virtual(statement)
+    return Gathered(
+        PlanKind.ATTACHED_WRITE,
+        without_index_hints(statement.text),
+        statement.text,
+        tuple(sources),
+        (*view_ddl(statement), *_settings(statement)),
+        False,
+        statement.returns_rows,
+        "the attached file is changed, beside the rows that the change reads of the shards",
+        statement.table_names,
+        past=asks_past(statement),
+        attached=statement.attached,
     )
 
 
@@ -97,13 +126,14 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
         statement.sql,
         statement.text,
         tuple(sources),
-        (*indexes, *views, *triggers),
+        (*indexes, *views, *triggers, *_settings(statement)),
         False,
         statement.returns_rows,
         why or "the rows are brought together",
         statement.table_names,
         tuple(table.name for table in written),
         asks_past(statement),
+        statement.attached,
     )
 
 
@@ -155,23 +185,29 @@ def trigger_target(sql: str) -> str:
 
 
 def source_of(
-    statement: Statement, needed: Needed, *, shared: bool | None = None, by: tuple[KeyType, Sequence[str]] | None = None
+    statement: Statement,
+    needed: Needed,
+    *,
+    shared: bool | None = None,
+    by: tuple[KeyType, Sequence[str]] | None = None,
+    whole: bool = False,
 ) -> Source:
     """Return how the rows of a table are brought.
 
-    ``by``: to the shards that own the keys (of this type) that these columns hold.
+    ``by``: to the shards that own the keys (of this type) that these columns hold. ``whole``: all columns of them, for
+    any parameters.
     """
     table = needed.table
     shared = needed.shared if shared is None else shared
     schema = OWNED if by is not None else SHARED if shared else "main"
-    wanted = wanted_columns(statement, table)
+    wanted = None if whole else wanted_columns(statement, table)
     selected, inserted = source_columns(table, wanted)
     distinct = ""
     if needed.distinct and _may_count_once(table, wanted):
         distinct = "DISTINCT "
         rowid = quote(table.rowid_alias) if table.rowid_alias is not None else table.rowid_name
         selected = inserted = [name for name in selected if name != rowid]
-    sql = f"SELECT {distinct}{', '.join(selected)} FROM main.{quote(table.name)}"
+    every = sql = f"SELECT {distinct}{', '.join(selected)} FROM main.{quote(table.name)}"
     if needed.condition:
         sql += f" WHERE {needed.condition}"
     route = None
@@ -186,11 +222,24 @@ def source_of(
         sql,
         table.kind is TableKind.SHARDED,
         _pins(statement, table),
-        (*index_ddl(table, schema), *(index_in(text, schema) for text in statement.schema.index_texts(table.name))),
+        _indexes(statement, table, schema, selected),
         needed.level if shared or by is not None else None,
+        every if whole and needed.condition else "",
         weight=needed.weight,
         route=route,
     )
+
+
+def _indexes(statement: Statement, table: Table, schema: str, selected: Sequence[str]) -> tuple[str, ...]:
+    """Return the indexes that are worth making where many rows come: the table's own, or what SQLite may not make."""
+    own = [index_in(text, schema) for text in statement.schema.index_texts(table.name)]
+    if statement.without_automatic_indexes:
+        own += [
+            f"CREATE INDEX {schema}.{quote(f'_shardlite_{table.name}_on_{number}')} ON {quote(table.name)}({column})"
+            for number, column in enumerate(selected)
+            if column != table.rowid_name
+        ]
+    return (*index_ddl(table, schema), *own)
 
 
 def _may_count_once(table: Table, wanted: frozenset[str] | None) -> bool:

@@ -64,7 +64,7 @@ def insert_query(statement: Statement, *, values: bool = False) -> InsertQuery |
 
 def _reading(query: Statement) -> Template | None:
     """Return how the query is answered best; None where nothing is better than to gather."""
-    if not query.tables:
+    if not query.tables or query.prepared.attached or query.without_automatic_indexes:
         return None
     found = home(query)
     if found is not None:
