@@ -114,7 +114,7 @@ class Text:
         return frozenset(token.key for token in self.tokens if token.kind is TokenKind.WORD)
 
 
-_KINDS: dict[str | None, TokenKind] = {kind.value: kind for kind in TokenKind} | {"unknown": TokenKind.ILLEGAL}
+_KINDS: dict[str | None, TokenKind] = {"unknown": TokenKind.ILLEGAL, **{kind.value: kind for kind in TokenKind}}
 """What each group of ``_TOKEN`` is; space is nothing."""
 
 

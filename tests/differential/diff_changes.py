@@ -46,7 +46,8 @@ class Changes:
             except Skip:
                 continue
             sql, parameters = self.values.bind(text)
-            return Statement(sql, parameters, change=True, shape=text.split()[0])
+            varies = not self.selects.learned_from_values
+            return Statement(sql, parameters, change=True, shape=text.split()[0], varies=varies)
 
     def _table(self) -> Table:
         return self.r.choice(self.tables)

@@ -11,10 +11,12 @@ from typing import Any
 
 from diff_case import Case, Create, Ddl, Rows, Statement, Step
 from diff_changes import Changes
+from diff_compare import Answer
 from diff_facts import Source
 from diff_from import Query, Skip, describe_table
 from diff_schema import Schema, Table, make_schema, value_for
 from diff_select import Selects
+from diff_variants import varied
 from diff_world import Difference, Refused, Unusable, World, ask, build
 
 from shardlite.driver import sqlite3
@@ -26,6 +28,8 @@ class Tally:
 
     selects: int = 0
     changes: int = 0
+    texts: int = 0
+    """Statements that were new, not an earlier text with other values."""
     failures: int = 0
     """Statements that one file refuses, and the shards in the same words."""
     refused: Counter[str] = field(default_factory=Counter)
@@ -45,6 +49,7 @@ class Tally:
     def add(self, other: Tally) -> None:
         self.selects += other.selects
         self.changes += other.changes
+        self.texts += other.texts
         self.failures += other.failures
         self.refused += other.refused
         self.shapes += other.shapes
@@ -64,14 +69,20 @@ class Found:
 
 
 class Fuzz:
-    """One seed's schema. ``counts``: at which shard counts; the first one decides what of the schema is accepted."""
+    """One seed's schema. ``counts``: at which shard counts; the first one decides what of the schema is accepted.
 
-    def __init__(self, seed: int, counts: Sequence[int], *, selects: int = 60, changes: int = 20) -> None:
+    ``variants``: how often a SELECT that has parameters is run again with other values; a change is, at most once.
+    """
+
+    def __init__(
+        self, seed: int, counts: Sequence[int], *, selects: int = 60, changes: int = 20, variants: int = 0
+    ) -> None:
         self.seed = seed
         self.r = Random(seed)
         self.counts = list(counts)
         self.selects = selects
         self.changes = changes
+        self.variants = variants
         self.tally = Tally()
         self.steps: list[Step] = []
         self.tables: dict[str, Table] = {}
@@ -212,14 +223,27 @@ class Fuzz:
                     # Nothing to learn from the same mistake again and again: bad statements have a share of their own.
                     self.tally.shapes[(f"unusable: {text[:60]}", False)] += 1
                     continue
-            outcomes = []
-            for world in worlds:
-                outcome = world.check(statement, answer)
-                outcomes.append(outcome)
-                self.tally.selects += 1
-                self.tally.failures += answer.error is not None
-                self._note(outcome, statement, [*self.steps], [statement])
-            self._agree(outcomes, worlds, statement, [statement])
+            self.tally.texts += len(worlds)
+            self._check(worlds, statement, answer)
+            if statement.shape == "bad" or not statement.varies:
+                continue
+            for _ in range(self.variants):
+                other = varied(self.r, statement)
+                if other is None:
+                    break
+                answer = ask(plain, other)
+                if answer.error is None:
+                    self._check(worlds, other, answer)
+
+    def _check(self, worlds: Sequence[World], statement: Statement, answer: Answer) -> None:
+        outcomes = []
+        for world in worlds:
+            outcome = world.check(statement, answer)
+            outcomes.append(outcome)
+            self.tally.selects += 1
+            self.tally.failures += answer.error is not None
+            self._note(outcome, statement, [*self.steps], [statement])
+        self._agree(outcomes, worlds, statement, [statement])
 
     def _note(self, outcome: Any, statement: Statement, steps: Sequence[Step], statements: Sequence[Statement]) -> None:
         self.tally.shapes[(statement.shape, isinstance(outcome, Refused))] += 1
@@ -245,34 +269,41 @@ class Fuzz:
         tables = [table for name, table in self.tables.items()]
         changes = Changes(self.r, worlds[0].plain, tables, self._sources(worlds[0]), limits)
         done: list[Statement] = []
-        live = list(worlds)
         for _ in range(self.changes):
             if deadline is not None and time.monotonic() > deadline:
                 break
             statement = changes.statement()
             if not self._usable(worlds[0], statement):
                 continue
-            outcomes = []
-            for world in list(live):
-                outcome = world.run(statement)
-                outcomes.append(outcome)
-                if statement.change:
-                    self.tally.changes += 1
-                self._note(outcome, statement, self.steps, [*done, statement])
-            self._agree(outcomes, live, statement, [*done, statement])
-            if any(isinstance(outcome, Difference) for outcome in outcomes):
-                return
-            if any(isinstance(outcome, Refused) for outcome in outcomes):
-                continue
-            done.append(statement)
+            again = varied(self.r, statement) if self.variants and statement.varies else None
+            self.tally.texts += len(worlds)
+            for one in (statement, again):
+                if one is not None and not self._change(worlds, one, done):
+                    return
             if sum(map(len, worlds[0].content_of_plain().values())) > 150:
                 break
-        for world in live:
+        for world in worlds:
             trouble = world.verify()
             if trouble is not None:
                 last = done[-1] if done else Statement("")
                 found = Difference("manager.check()", world.num_shards, last, "sound", trouble)
                 self._report(found, self.steps, done)
+
+    def _change(self, worlds: Sequence[World], statement: Statement, done: list[Statement]) -> bool:
+        """Run one statement everywhere and note it as done where it was; tell whether there is no difference."""
+        outcomes = []
+        for world in worlds:
+            outcome = world.run(statement)
+            outcomes.append(outcome)
+            if statement.change:
+                self.tally.changes += 1
+            self._note(outcome, statement, self.steps, [*done, statement])
+        self._agree(outcomes, worlds, statement, [*done, statement])
+        if any(isinstance(outcome, Difference) for outcome in outcomes):
+            return False
+        if not any(isinstance(outcome, Refused) for outcome in outcomes):
+            done.append(statement)
+        return True
 
     def _usable(self, world: World, statement: Statement) -> bool:
         """Tell whether SQLite compiles a statement."""

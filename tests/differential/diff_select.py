@@ -34,7 +34,8 @@ class Selects(Windows):
         scale = None
         if any(mode == "approx" for mode in query.modes):
             scale = self.values.bind(APPROX.sub(r"\2", query.sql), style)[0]
-        return Statement(main, parameters, query.order, query.modes, scale, shape=query.shape)
+        varies = not self.learned_from_values
+        return Statement(main, parameters, query.order, query.modes, scale, shape=query.shape, varies=varies)
 
     def _bad(self) -> Statement:
         """A statement with one mistake."""
