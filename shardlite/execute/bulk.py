@@ -154,12 +154,14 @@ class Batch:
             values = [(*row, rowid) for row, rowid in zip(values, ids, strict=True)]
             self.last_id = values[-1][-1]
         elif plan.id_index is not None and table.sharded:
-            stated = list(map(itemgetter(plan.id_index), values))
-            if None in stated:
+            ids = list(map(itemgetter(plan.id_index), values))
+            stated = [rowid for rowid in ids if rowid is not None] if None in ids else ids
+            integers = self._note_ids(plan, stated) if stated else True
+            if stated is not ids:  # the drawn ones are above those that the rows state
                 values = self._fill_ids(plan, values)
-                stated = list(map(itemgetter(plan.id_index), values))
-            integers = self._note_ids(plan, stated)
-            keys = stated if plan.id_is_key else None
+                ids = list(map(itemgetter(plan.id_index), values))
+                self.last_id = apply_affinity(ids[-1], Affinity.INTEGER)
+            keys = ids if plan.id_is_key else None
         if table.kind is TableKind.SINGLE:
             return {0: values}
         if table.kind is TableKind.REFERENCE:
