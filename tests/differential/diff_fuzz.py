@@ -10,12 +10,13 @@ from random import Random
 from typing import Any
 
 from diff_case import Case, Create, Ddl, Rows, Statement, Step
-from diff_changes import Changes
 from diff_compare import Answer
 from diff_facts import Source
 from diff_from import Query, Skip, describe_table
+from diff_rare import RareSelects
+from diff_rare_changes import RareChanges
+from diff_rare_schema import add_rare
 from diff_schema import Schema, Table, make_schema, value_for
-from diff_select import Selects
 from diff_variants import varied
 from diff_world import Difference, Refused, Unusable, World, ask, build
 
@@ -129,6 +130,7 @@ class Fuzz:
 
     def _prepare(self, world: World) -> None:
         schema = make_schema(self.r)
+        add_rare(self.r, schema)
         for table in schema.tables:
             for options in (
                 table.options,
@@ -189,14 +191,14 @@ class Fuzz:
         self.views: list[Source] = []
         tables = self._sources(world)
         for number in range(self.r.choice((0, 0, 1, 2))):
-            selects = Selects(self.r, world.plain, tables)
+            selects = RareSelects(self.r, world.plain, [*tables, *self.views])
             selects.values.allowed = False
             selects.top_level = False
             try:
                 query: Query = selects.query(limit=True)
             except Skip:
                 continue
-            if not query.determined or not query.columns:
+            if not query.determined or not query.columns or not self._usable(world, Statement(query.sql)):
                 continue
             names = [f"o{n}" for n in range(len(query.columns))]
             view = Ddl(f"CREATE VIEW v{number} ({', '.join(names)}) AS {query.sql}")
@@ -211,7 +213,7 @@ class Fuzz:
 
     def _run_selects(self, worlds: Sequence[World], deadline: float | None) -> None:
         plain = worlds[0].plain
-        selects = Selects(self.r, plain, self._sources(worlds[0]), self.views)
+        selects = RareSelects(self.r, plain, self._sources(worlds[0]), self.views)
         for _ in range(self.selects):
             if deadline is not None and time.monotonic() > deadline:
                 return
@@ -267,7 +269,7 @@ class Fuzz:
     def _run_changes(self, worlds: Sequence[World], deadline: float | None) -> None:
         limits = "ENABLE_UPDATE_DELETE_LIMIT" in {o for (o,) in worlds[0].plain.execute("PRAGMA compile_options")}
         tables = [table for name, table in self.tables.items()]
-        changes = Changes(self.r, worlds[0].plain, tables, self._sources(worlds[0]), limits)
+        changes = RareChanges(self.r, worlds[0].plain, tables, self._sources(worlds[0]), limits)
         done: list[Statement] = []
         for _ in range(self.changes):
             if deadline is not None and time.monotonic() > deadline:

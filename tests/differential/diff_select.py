@@ -255,8 +255,11 @@ class Selects(Windows):
                 alias = self._alias()
                 condition = ""
                 if r.random() < 0.5:
-                    column = r.choice(inner.aliased(alias).columns)
-                    condition = f" WHERE {column.expr.sql} = {r.choice(groups).sql}"
+                    column, group = r.choice(inner.aliased(alias).columns).expr, r.choice(groups)
+                    condition = f" WHERE {column.sql} = {group.sql}"
+                    if column.affinity != group.affinity:
+                        # One file gives the group's value as what its look-up in an index made of it: 2 for '2'.
+                        condition = f" WHERE quote({column.sql}) = quote({group.sql})"
                 return (
                     f"{expr.sql} {r.choice(('>', '<=', '<>'))} (SELECT count(*) FROM {inner.table} {alias}{condition})"
                 )

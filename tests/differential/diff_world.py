@@ -73,6 +73,8 @@ def ask(conn: Any, statement: Statement) -> Answer:
         if not statement.change:
             return Answer(columns, rows)
         changed, last = conn.execute("SELECT changes(), last_insert_rowid()").fetchone()
+        if cursor.rowcount < 0:
+            changed = -1  # the driver doesn't count what begins with WITH
         return Answer(columns, rows, changed, last)
     except (sqlite3.Error, OverflowError, sqlite3.Warning) as error:
         if conn.in_transaction:
@@ -213,14 +215,14 @@ class World:
             return "rowcount"
         if not same_but_for_ids(plain.rows, ours.rows, ids):
             return "RETURNING rows"
-        inserts = re.match(r"\s*(INSERT|REPLACE)\b", statement.sql, re.I)
+        inserts = re.match(r"\s*(INSERT|REPLACE|WITH\b.*\bINSERT)\b", statement.sql, re.I | re.S)
         if ours.lastrowid is not None:
             if not inserts or not plain.changed:
                 return "lastrowid (nothing was inserted)"
             assert plain.lastrowid is not None
             if ours.lastrowid not in (plain.lastrowid, ids.get(plain.lastrowid)) and not self._without_rowid(statement):
                 return "lastrowid"
-        elif inserts and plain.changed and "CONFLICT" not in statement.sql and not self._without_rowid(statement):
+        elif inserts and plain.changed > 0 and "CONFLICT" not in statement.sql and not self._without_rowid(statement):
             return "lastrowid (None)"
         return None
 
