@@ -15,7 +15,7 @@ from diff_facts import Source
 from diff_from import Query, Skip, describe_table
 from diff_rare import RareSelects
 from diff_rare_changes import RareChanges
-from diff_rare_schema import add_rare
+from diff_rare_schema import add_rare, written_view
 from diff_schema import Schema, Table, make_schema, value_for
 from diff_variants import varied
 from diff_world import Difference, Refused, Unusable, World, ask, build
@@ -148,6 +148,7 @@ class Fuzz:
             self._take(world, extra, extra.sql)
         self._fill(world, schema)
         self._make_views(world)
+        self._make_written_view(world)
 
     def _fill(self, world: World, schema: Schema) -> None:
         scratch = sqlite3.connect(":memory:", isolation_level=None)
@@ -208,6 +209,16 @@ class Fuzz:
                 source = describe_table(world.plain, f"v{number}", collations, (), False)
                 key = [f"quote({source.alias}.{n})" for n in names]
                 self.views.append(Source(source.alias, source.columns, tuple(key), source.rows, source.table))
+
+    def _make_written_view(self, world: World) -> None:
+        self.written_views: list[Table] = []
+        # A rowid that SQLite gives to a row of a trigger would be another one on each side.
+        able = [t for t in self.tables.values() if (t.integer_key or t.without_rowid) and not t.hidden]
+        if not able or self.r.random() > 0.25:
+            return
+        table = self.r.choice(able)
+        if all(self._take(world, step, step.sql) for step in written_view(self.r, table)):
+            self.written_views.append(table)
 
     # -- statements ----------------------------------------------------------------------------------------------
 
@@ -270,6 +281,7 @@ class Fuzz:
         limits = "ENABLE_UPDATE_DELETE_LIMIT" in {o for (o,) in worlds[0].plain.execute("PRAGMA compile_options")}
         tables = [table for name, table in self.tables.items()]
         changes = RareChanges(self.r, worlds[0].plain, tables, self._sources(worlds[0]), limits)
+        changes.written_views = self.written_views
         done: list[Statement] = []
         for _ in range(self.changes):
             if deadline is not None and time.monotonic() > deadline:

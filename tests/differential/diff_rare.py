@@ -266,6 +266,8 @@ class RareSelects(Selects):
             # SQLite 3.40 takes a NOT NULL column that a RIGHT JOIN made NULL for equal to NULL here.
             raise Skip
         self._right_before = self._right_before or "RIGHT" in join or "FULL" in join
+        if constraint.startswith(" ON ") and not self.simple and self.r.random() < 0.06:
+            constraint += f" AND {self.expressions._with_subquery([*sources, source], 1)}"
         return join, constraint, merged
 
     def _parenthesised(self, outer: Sequence[Source]) -> tuple[str, list[Source]] | None:
@@ -298,6 +300,15 @@ class RareSelects(Selects):
             return f"(VALUES {listed}) {alias}{word}{piece}{on}", [values, source]
         return f"{piece}{word}(VALUES {listed}) {alias}{on}", [source, values]
 
+    def aggregate(self, scope: Sequence[Source], keys: Sequence[str] = ()) -> tuple[Expr, str]:
+        if self.simple or self.r.random() > 0.05 or len(scope) > 3:
+            return super().aggregate(scope, keys)
+        a = self.expressions.column(scope)
+        inner = self.scalar(scope, 2).sql
+        if self.r.random() < 0.5:
+            return a.number(f"count({inner})"), "exact"
+        return a.text(f"{self.r.choice(('min', 'max'))}(quote({a.sql}) || quote({inner}))"), "exact"
+
     # -- queries -------------------------------------------------------------------------------------------------
 
     def _grouped_by_name(self, outer: Sequence[Source], columns: int | None, limit: bool) -> Query:
@@ -307,6 +318,8 @@ class RareSelects(Selects):
         group = self.expressions.column(sources)
         if r.random() < 0.4:
             group = group.text(f"{r.choice(('quote', 'typeof', 'lower'))}({group.sql})")
+        elif r.random() < 0.2 and not self.simple:
+            group = group.text(f"quote({self.scalar([*outer, *sources], 1).sql})")
         if not (group.identity or self.top_level):
             raise Skip
         outputs = [(group, group.mode)] + [self.aggregate(sources) for _ in range(self._width(columns) - 1)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -22,6 +24,8 @@ class RareChanges(Changes):
     def __init__(self, r: Random, plain: Any, tables: Sequence[Table], sources: Sequence[Source], limits: bool) -> None:
         super().__init__(r, plain, tables, sources, limits)
         self.selects = RareSelects(r, plain, [s for s in sources if s.table != "log"])
+        self.written_views: list[Table] = []
+        """Tables that can be changed by way of a view."""
 
     def statement(self) -> Statement:
         r = self.r
@@ -29,6 +33,8 @@ class RareChanges(Changes):
             *(self._insert_with, self._update_with, self._delete_with, self._upserts, self._update_from_tables),
             *(self._update_rows, self._delete_rows, self._insert_joined, self._insert_grouped, self._aliased),
         )
+        if self.written_views:
+            makers += (self._through_view,) * 3
         while r.random() < 0.3:
             self.selects._begin()
             self.values, self.expressions = self.selects.values, self.selects.expressions
@@ -248,6 +254,25 @@ class RareChanges(Changes):
         column = r.choice(self._payload(table))
         new = self._field(table, column) if r.random() < 0.5 else self.expressions.value([z], 2).sql
         return f"UPDATE {main}{table.name} AS z SET {column.ref} = {new}{where}"
+
+    def _through_view(self) -> str:
+        """Change a view, whose triggers change its table."""
+        r = self.r
+        table = r.choice(self.written_views)
+        name = f"w_{table.name}"
+        source = self._source(table, name)
+        source = replace(source, columns=tuple(c for c in source.columns if c.name in {s.name for s in table.stored}))
+        pick = r.random()
+        if pick < 0.4:
+            count = r.choice((1, 1, 2, 3))
+            rows = ", ".join("(" + ", ".join(self._field(table, c) for c in table.stored) + ")" for _ in range(count))
+            names = ", ".join(c.ref for c in table.stored)
+            return f"INSERT INTO {name} ({names}) VALUES {rows}"
+        if pick < 0.75:
+            column = r.choice(self._payload(table))
+            new = re.sub(rf"\b{table.name}\.", f"{name}.", self._new_value(table, column, [source]))
+            return f"UPDATE {name} SET {column.ref} = {new}{self._where([source])}"
+        return f"DELETE FROM {name}{self._where([source])}"
 
     # -- DELETE --------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from diff_schema import Schema
+from diff_case import Ddl
+from diff_schema import Schema, Table
 
 
 def add_rare(r: Random, schema: Schema) -> None:
@@ -24,7 +25,9 @@ def add_rare(r: Random, schema: Schema) -> None:
             place = r.choice(payload)
             column = table.columns[place]
             if not column.not_null and not column.key:
-                clause = r.choice(("NOT NULL ON CONFLICT IGNORE", "NOT NULL ON CONFLICT FAIL", "CHECK (length(v) < 9)"))
+                clause = r.choice(
+                    ("NOT NULL ON CONFLICT IGNORE", "NOT NULL ON CONFLICT ABORT", "CHECK (length(v) < 9)")
+                )
                 if "(v)" in clause:
                     clause = f"CHECK (length({column.ref}) < 9)"
                 elif column.pool != "json":
@@ -43,3 +46,30 @@ def add_rare(r: Random, schema: Schema) -> None:
                         more if "UPDATE" not in more else ""
                     )
                 table.constraints[place] = text + ("" if "ON UPDATE" in text and "UPDATE" in more else more)
+
+
+def written_view(r: Random, table: Table) -> list[Ddl]:
+    """Return a view of a table's stored columns, and the triggers that carry changes of it to the table.
+
+    The triggers state every value.
+    """
+    names = [column.ref for column in table.stored]
+    payload = [column.ref for column in table.stored if column.name not in table.primary_key]
+    found = " AND ".join(f"{name} IS old.{name}" for name in table.primary_key)
+    where = r.choice(("", "", f" WHERE {names[-1]} IS NOT NULL"))
+    view = f"w_{table.name}"
+    made = [Ddl(f"CREATE VIEW {view} AS SELECT {', '.join(names)} FROM {table.name}{where}")]
+    values = ", ".join(f"new.{name}" for name in names)
+    given = f" WHEN new.{table.primary_key[0]} IS NOT NULL" if table.integer_key else ""
+    verb = r.choice(("INSERT INTO", "INSERT OR IGNORE INTO", "INSERT OR REPLACE INTO"))
+    bodies = [
+        ("INSERT", given, f"{verb} {table.name} ({', '.join(names)}) VALUES ({values});"),
+        ("DELETE", "", f"DELETE FROM {table.name} WHERE {found};"),
+    ]
+    if payload:
+        sets = ", ".join(f"{name} = new.{name}" for name in payload)
+        bodies.append(("UPDATE", "", f"UPDATE {table.name} SET {sets} WHERE {found};"))
+    for event, when, body in bodies:
+        sql = f"CREATE TRIGGER {event.lower()}_{view} INSTEAD OF {event} ON {view}{when} BEGIN {body} END"
+        made.append(Ddl(sql))
+    return made

@@ -138,7 +138,7 @@ class World:
             return Difference("answers to DDL", self.num_shards, step, "accepted", f"{type(error).__name__}: {error}")
         self.plain.execute("RELEASE step")
         self._reads = {}
-        if isinstance(step, Ddl) and " TRIGGER " in sql:
+        if isinstance(step, Ddl) and " TRIGGER " in sql and " INSTEAD OF " not in sql:
             self._trigger_targets.update(name.lower() for name in re.findall(r"INSERT (?:OR \w+ )?INTO (\w+)", sql))
         return None
 
