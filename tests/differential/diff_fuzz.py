@@ -138,6 +138,8 @@ class Fuzz:
                 {"kind": "single"},
             ):
                 given = {name: value for name, value in options.items() if value is not None}
+                if given.get("colocate_with", table.name) not in {*self.tables, table.name}:
+                    continue  # what it would stand beside was refused
                 if self._take(world, Create(table.ddl, given), table.ddl):
                     table.options = given
                     self.tables[table.name] = table
