@@ -66,6 +66,7 @@ Outcome = Difference | Refused | None
 
 def ask(conn: Any, statement: Statement) -> Answer:
     """Run a statement on a plain connection."""
+    before = conn.total_changes
     try:
         cursor = conn.execute(statement.sql, statement.parameters)
         rows = tuple(map(tuple, cursor.fetchall()))
@@ -74,7 +75,8 @@ def ask(conn: Any, statement: Statement) -> Answer:
             return Answer(columns, rows)
         changed, last = conn.execute("SELECT changes(), last_insert_rowid()").fetchone()
         if cursor.rowcount < 0:
-            changed = -1  # the driver doesn't count what begins with WITH
+            # The driver doesn't count what begins with WITH.
+            changed, last = -1, last if conn.total_changes > before else None
         return Answer(columns, rows, changed, last)
     except (sqlite3.Error, OverflowError, sqlite3.Warning) as error:
         if conn.in_transaction:
@@ -217,12 +219,17 @@ class World:
             return "RETURNING rows"
         inserts = re.match(r"\s*(INSERT|REPLACE|WITH\b.*\bINSERT)\b", statement.sql, re.I | re.S)
         if ours.lastrowid is not None:
-            if not inserts or not plain.changed:
+            if not inserts or not plain.changed or plain.lastrowid is None:
                 return "lastrowid (nothing was inserted)"
-            assert plain.lastrowid is not None
             if ours.lastrowid not in (plain.lastrowid, ids.get(plain.lastrowid)) and not self._without_rowid(statement):
                 return "lastrowid"
-        elif inserts and plain.changed > 0 and "CONFLICT" not in statement.sql and not self._without_rowid(statement):
+        elif (
+            inserts
+            and plain.changed
+            and plain.lastrowid is not None
+            and "CONFLICT" not in statement.sql
+            and not self._without_rowid(statement)
+        ):
             return "lastrowid (None)"
         return None
 
