@@ -265,7 +265,11 @@ class RareSelects(Selects):
         if self._right_before and ("USING" in constraint or "NATURAL" in join):
             # SQLite 3.40 takes a NOT NULL column that a RIGHT JOIN made NULL for equal to NULL here.
             raise Skip
-        self._right_before = self._right_before or "RIGHT" in join or "FULL" in join
+        right = "RIGHT" in join or "FULL" in join
+        if right and ("LIKE" in constraint or "GLOB" in constraint):
+            # SQLite 3.40 looks only at the rows in an index's range for the pattern, and leaves the others out.
+            raise Skip
+        self._right_before = self._right_before or right
         if constraint.startswith(" ON ") and not self.simple and self.r.random() < 0.06:
             constraint += f" AND {self.expressions._with_subquery([*sources, source], 1)}"
         return join, constraint, merged
