@@ -193,15 +193,15 @@ class Fuzz:
     def _make_views(self, world: World) -> None:
         self.views: list[Source] = []
         tables = self._sources(world)
-        for number in range(self.r.choice((0, 0, 1, 2))):
-            selects = RareSelects(self.r, world.plain, [*tables, *self.views])
+        for number in range(self.r.choice((0, 1, 2, 3))):
+            selects = RareSelects(self.r, world.plain, tables, self.views)
             selects.values.allowed = False
             selects.top_level = False
             try:
                 query: Query = selects.query(limit=True)
             except Skip:
                 continue
-            if not query.determined or not query.columns or not self._usable(world, Statement(query.sql)):
+            if not query.determined or not query.columns or ask(world.plain, Statement(query.sql)).error is not None:
                 continue
             names = [f"o{n}" for n in range(len(query.columns))]
             view = Ddl(f"CREATE VIEW v{number} ({', '.join(names)}) AS {query.sql}")

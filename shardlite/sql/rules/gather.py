@@ -5,14 +5,14 @@ from __future__ import annotations
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import Core, change_core, cores_of
+from shardlite.sql.cores import change_core
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.filters import filters_of
 from shardlite.sql.functions import PAST
-from shardlite.sql.names_in import ROWIDS, cte_names, stars_matter
+from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.plan import PlanKind
-from shardlite.sql.reduction import SHARED, Needed, Reduction
+from shardlite.sql.reduction import SHARED, Needed
 from shardlite.sql.rules.common import analysed
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
@@ -30,11 +30,12 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
     Of a table that is only read come the columns and rows that can be needed; a table that may change comes whole, and
     so does what its foreign keys and triggers look at.
     """
+    statement = statement.whole
     if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
     if statement.kind in _WRITES or not statement.prepared.readonly:
         return _gather_write(statement, why)
-    needed = reduction_of(statement).needed
+    needed = statement.reduction.needed
     sources = [source_of(statement, needed[fold(table.name)]) for table in statement.tables if not table.virtual]
     sources += _virtual(statement)
     return Gathered(
@@ -150,31 +151,6 @@ def trigger_target(sql: str) -> str:
     return tokens[at].name or ""
 
 
-def reduction_of(statement: Statement) -> Reduction:
-    """Return the rows that a query needs of each of its tables."""
-    schema, texts = statement.schema, texts_of(statement)
-    behind = {item.name for _, cores in texts[1:] for core in cores for item in core.items}
-    return Reduction(
-        texts,
-        schema.tables,
-        list(statement.tables),
-        statement.rows,
-        schema.functions.names,
-        closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
-        unshared=frozenset(behind) | _in_main(statement.text) if statement.staged else frozenset(schema.tables),
-    )
-
-
-def _in_main(text: Text) -> frozenset[str]:
-    """Return the tables that the text names together with their schema."""
-    tokens = text.tokens
-    return frozenset(
-        tokens[position + 2].name or ""
-        for position in range(len(tokens) - 2)
-        if tokens[position].name in ("main", "temp") and tokens[position + 1].key == "."
-    )
-
-
 def source_of(statement: Statement, needed: Needed, *, shared: bool | None = None) -> Source:
     """Return how the rows of a table are brought."""
     table = needed.table
@@ -216,23 +192,15 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
     SQLite reports those that it reads, but not the ones that USING and NATURAL compare; so all that the text (or a
     view's) names count too.
     """
-    texts = texts_of(statement)
-    if any("NATURAL" in text.keywords() for text, _ in texts):
+    if statement.has_natural_joins:
         return None
-    name = fold(table.name)
-    named = {token.name for text, _ in texts for token in text.tokens}
+    name, named = fold(table.name), statement.all_names
     rowids = frozenset(name for name in ROWIDS if name in named)
-    if not any(stars_matter(text, cores) for text, cores in texts):
+    if not statement.stars_matter:
         # SQLite reports every column for the * in EXISTS (SELECT * ...), which nobody looks at.
         return frozenset(column for column in table.by_name if column in named) | rowids
     read = {access.column for access in statement.prepared.reads if access.table == name}
     return frozenset(column for column in table.by_name if column in read or column in named) | rowids
-
-
-def texts_of(statement: Statement) -> list[tuple[Text, list[Core]]]:
-    """Return the statement and the views that it uses, with their SELECTs."""
-    views = [tokenize(statement.schema.views[name]) for name in statement.views]
-    return [(statement.text, statement.cores), *((text, cores_of(text)) for text in views)]
 
 
 def _filters_beside_changes(statement: Statement) -> dict[str, str]:
@@ -248,7 +216,7 @@ def _filters_beside_changes(statement: Statement) -> dict[str, str]:
     # SQLite looks at the children of a new row too, but it has none yet.
     plain_insert = statement.kind is StatementKind.INSERT and "REPLACE" not in words and not statement.triggers
     tied = written | parents | fired | (set() if plain_insert else children)
-    (text, cores), *views = texts_of(statement)
+    (text, cores), *views = statement.texts
     change = change_core(text)
     if change is not None:
         cores = [change, *cores]
