@@ -19,7 +19,7 @@ from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError
 from shardlite.sql.plan import Move, Plan, Program
-from shardlite.sql.reduction import SHARED
+from shardlite.sql.reduction import OWNED, SHARED
 from shardlite.sql.tokens import tokenize
 
 _QUERY_PLAN = "EXPLAIN QUERY PLAN"
@@ -109,12 +109,13 @@ def _explain_program(
     prefix: str,
 ) -> None:
     with closing(Coordinator(state)) as coordinator, ExitStack() as stack:
-        if program.shared:
+        # Without rows one database stands for those of all shards.
+        for schema in (SHARED, OWNED) if program.shared else ():
             uri = memory_uri()
-            coordinator.run(f"ATTACH '{uri}' AS {SHARED}")
+            coordinator.run(f"ATTACH '{uri}' AS {schema}")
             for session in sessions.values():
-                stack.callback(detach, session, SHARED)
-                attach(session, uri, SHARED)
+                stack.callback(detach, session, schema)
+                attach(session, uri, schema)
         for stage in (*program.shared, program.moves):
             for move in stage:
                 for sql in (move.create, *move.indexes):

@@ -49,8 +49,11 @@ def gather(database: Database, state: State, plan: Plan, program: Program, past:
 
 
 def _overflows(error: sqlite3.Error, program: Program) -> bool:
-    """Tell whether another plan can do what failed: add integers in one place, or do without the shared database."""
-    return "integer overflow" in str(error) or (bool(program.shared) and is_full(error))
+    """Tell whether another plan can do what failed: add integers in one place, or do without databases in memory."""
+    if "integer overflow" in str(error):
+        return True
+    unplaced = "user-defined function raised exception" in str(error)  # the one that tells a row's owner, perhaps
+    return bool(program.shared) and (is_full(error) or unplaced)
 
 
 def _bring(database: Database, plan: Plan, program: Program, coordinator: Coordinator, deadline: Deadline) -> None:

@@ -19,6 +19,7 @@ from shardlite.errors import (
 )
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
+from shardlite.execute.exchange import is_no_unicode
 from shardlite.execute.explained import explain
 from shardlite.execute.fan_out_write import AskOneFileError, fan_out_write
 from shardlite.execute.first_failure import DrawnIdTakenError, may_be_another, raise_first
@@ -109,6 +110,7 @@ class StatementRunner:
                 views={fold(item.name): item.sql for item in schema if item.type == "view"},
                 triggers={fold(item.name): item.sql for item in schema if item.type == "trigger"},
                 functions=state.registered.functions,
+                collations=frozenset(state.registered.collations),
                 ddl=texts,
                 indexes=indexes,
                 shadows=self._db.planning().shadows() if any(t.virtual for t in state.tables.values()) else {},
@@ -272,7 +274,13 @@ class StatementRunner:
     def _read(self, state: State, sql: str, plan: Plan, deadline: Deadline) -> Result:
         if plan.program is not None:
             return gather(self._db, state, plan, plan.program, self._past, deadline)
-        result = read(self._db, state, plan, deadline)
+        try:
+            result = read(self._db, state, plan, deadline)
+        except OperationalError as error:
+            if plan.merge is None or not is_no_unicode(error):
+                raise
+            # One file shows as much as is asked for of the result; here more was read, or what is only sorted by.
+            return self._read(state, sql, plan.merge.otherwise(), deadline)
         if plan.kind is PlanKind.ONE_SHARD:
             self.points.learn(state, sql, self._planner_of(state).template(sql), result)
         return result

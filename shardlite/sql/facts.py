@@ -77,6 +77,8 @@ class Schema:
     """Trigger name -> its CREATE text."""
     functions: UserFunctions = NO_FUNCTIONS
     """Functions that the user registered: which of them shards may evaluate, and which not."""
+    collations: frozenset[str] = frozenset()
+    """The folded names of the collations that the user registered."""
     ddl: Mapping[str, str] = field(default_factory=dict)
     """Folded table name -> its CREATE TABLE text as the shards have it."""
     indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

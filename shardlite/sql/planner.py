@@ -15,6 +15,7 @@ from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.gather import asks_past, gather
 from shardlite.sql.rules.home import home
 from shardlite.sql.rules.push_down import push_down
+from shardlite.sql.rules.repartition import repartition
 from shardlite.sql.rules.visit_home import visit_home
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template, WithFallback
@@ -103,14 +104,19 @@ _EXPLAINED_WHOLE = frozenset((PlanKind.ONE_SHARD, PlanKind.HOME, PlanKind.SCHEMA
 _EXPLAINED_IN_PARTS = frozenset(
     (
         *(PlanKind.FAN_OUT, PlanKind.FAN_OUT_WRITE, PlanKind.EVERY_SHARD, PlanKind.SPLIT_INSERT),
-        *(PlanKind.PUSH_DOWN, PlanKind.BROADCAST, PlanKind.GATHER, PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY),
+        *(PlanKind.PUSH_DOWN, PlanKind.BROADCAST, PlanKind.REPARTITION),
+        *(PlanKind.GATHER, PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY),
     )
 )
 
 
 def _pushed(statement: Statement) -> Template | None:
     """Try the rules that let the shards do a query's work."""
-    return push_down(statement) or broadcast(statement) or visit_home(statement)
+    pushed = push_down(statement)
+    if pushed is not None:
+        return pushed
+    sent = broadcast(statement)
+    return repartition(statement, sent) or sent or visit_home(statement)
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,11 @@ class _Resolver:
             scope.facts.extend(self._conjuncts(where.this, scope, is_null=inner_only))
         # Before a RIGHT or FULL JOIN nothing that an ON says holds for the rows of the result.
         if any(how == "other" for _, _, how in sides):
+            for source in scope.sources:
+                source.joined = "other"
+            join, reference, _ = sides[0]
+            if len(sides) == 1 and reference is not None:
+                reference.matched = tuple(self._join_facts(join, reference, scope))
             return
         for join, reference, how in sides:
             facts = list(self._join_facts(join, reference, scope))

@@ -53,10 +53,12 @@ class Reference:
     table: Table | None
     view: bool = False
     joined: str = "inner"
-    """``inner``, ``left`` (the right side of a LEFT JOIN) or ``other``."""
+    """``inner``, ``left`` (the right side of a LEFT JOIN) or ``other`` (in a FROM with a RIGHT or FULL JOIN)."""
     on: tuple[Fact, ...] = ()
     merged: frozenset[str] = frozenset()
     """Columns that its USING or NATURAL JOIN makes one with those of a source before it."""
+    matched: tuple[Fact, ...] = ()
+    """The right side of a RIGHT or FULL JOIN: what holds for the pairs of rows that match, and for no others."""
 
 
 @dataclass(slots=True)

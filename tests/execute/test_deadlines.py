@@ -32,6 +32,7 @@ def registered(filled: ShardManager) -> None:
 WHERE_IT_IS = {
     "one shard": "SELECT " + FOREVER + " FROM t WHERE id = 5",
     "fan-out": "SELECT id FROM t WHERE slow(a) + slow(a) + slow(a) + slow(a) + slow(a) + slow(a) + slow(a) < 0",
+    "sorted fan-out": "SELECT id FROM t ORDER BY slow(a) + slow(a) + slow(a) + slow(b) + slow(b) + slow(id) + slow(id)",
     "push-down": "SELECT sum(slow(a) + slow(b) + slow(id) + slow(a) + slow(b) + slow(id) + slow(1)) FROM t",
     "gather": "SELECT count(*) FROM t JOIN t u JOIN t v ON u.a = v.a AND t.b < u.b AND u.id > v.b",
     "home shard": "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n",
@@ -56,7 +57,10 @@ def test_what_runs_is_ended(filled: ShardManager, require_clean: Callable[[], No
     assert filled.execute("SELECT sum(a), count(*) FROM t").fetchall() == before
 
 
-@pytest.mark.parametrize("sql", ["SELECT id FROM t", "SELECT t.id, u.b FROM t LEFT JOIN t u ON u.id = t.id"])
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT id FROM t", "SELECT t.id, u.b FROM t LEFT JOIN t u ON u.id = t.id", "SELECT id FROM t ORDER BY b DESC"],
+)
 def test_reading_the_rows_counts(filled: ShardManager, require_clean: Callable[[], None], sql: str) -> None:
     rows = iter(filled.execute(sql, timeout=2))
     next(rows)

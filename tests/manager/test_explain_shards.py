@@ -67,7 +67,7 @@ def test_a_fan_out_says_the_same_on_every_shard(filled: ShardManager) -> None:
 def test_parts_and_the_coordinator(filled: ShardManager) -> None:
     for sql, parameters in (
         ("SELECT age, count(*) FROM users GROUP BY age", ()),
-        ("SELECT * FROM users ORDER BY name LIMIT ?", (3,)),
+        ("SELECT DISTINCT name FROM users ORDER BY name LIMIT ?", (3,)),
         ("SELECT * FROM users u JOIN orders o ON o.id = u.id AND o.total > :least", {"least": 3}),
         ("SELECT * FROM grown WHERE age IN (SELECT total FROM orders)", ()),
         ("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3) SELECT * FROM c, users", ()),
@@ -77,6 +77,16 @@ def test_parts_and_the_coordinator(filled: ShardManager) -> None:
         assert headings - {"COORDINATOR"} == {f"SHARD {shard}" for shard in filled.shard_ids}, sql
         assert "COORDINATOR" in headings or filled.num_shards == 1, sql
         assert all(details for details in found.values()), sql
+
+
+def test_sorted_shards_need_no_coordinator(filled: ShardManager) -> None:
+    sql = "SELECT * FROM users ORDER BY name LIMIT ?"
+    result = filled.execute(f"EXPLAIN QUERY PLAN {sql}", (3,))
+    details = [row["detail"] for row in result]
+    assert "COORDINATOR" not in details
+    if filled.num_shards > 1:
+        assert [detail for detail in details if detail.startswith("SHARD")] == list(tree(filled, sql, (3,)))
+        assert sum("ORDER BY" in detail for detail in details) == filled.num_shards
 
 
 def test_what_the_shards_see_of_each_other(make_manager: Make) -> None:

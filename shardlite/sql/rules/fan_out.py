@@ -123,7 +123,9 @@ def _check_joins(scopes: Scopes, scope: Scope) -> None:
             what = f"the table-valued function or view {source.name}" if source.name else "a nested join"
             raise _No(what, "")
         if source.joined == "other":
-            raise _No("a RIGHT or FULL JOIN", "write it as a LEFT JOIN, or as two queries")
+            if not _matches_keys(scope):
+                raise _No("a RIGHT or FULL JOIN", "write it as a LEFT JOIN, or as two queries")
+            continue
         if not source.table.sharded:
             continue
         if source.joined == "left" and not before:
@@ -133,6 +135,17 @@ def _check_joins(scopes: Scopes, scope: Scope) -> None:
             names = f"{before[0].alias_text} and {source.alias_text}"
             raise _No(f"a join of {names} without equality of their keys", "")
         before.append(source)
+
+
+def _matches_keys(scope: Scope) -> bool:
+    """Tell whether a FROM is a RIGHT or FULL JOIN of two sharded tables on equal keys.
+
+    Each shard then knows all that its rows can match, and which of them are left over.
+    """
+    if len(scope.sources) != 2:
+        return False
+    left, right = scope.sources
+    return same_key(right.matched, left, right)
 
 
 def with_rowid(statement: Statement, scope: Scope, shown: str = ROWID_COLUMN) -> tuple[str, bool]:

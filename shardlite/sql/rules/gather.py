@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
+from shardlite.router.keys import KeyType
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.cores import change_core
 from shardlite.sql.facts import StatementKind
@@ -11,8 +14,8 @@ from shardlite.sql.filters import filters_of
 from shardlite.sql.functions import PAST
 from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Pin, pin_of
-from shardlite.sql.plan import PlanKind
-from shardlite.sql.reduction import SHARED, Needed
+from shardlite.sql.plan import PlanKind, Route
+from shardlite.sql.reduction import OWNED, SHARED, Needed
 from shardlite.sql.rules.common import analysed
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
@@ -151,11 +154,16 @@ def trigger_target(sql: str) -> str:
     return tokens[at].name or ""
 
 
-def source_of(statement: Statement, needed: Needed, *, shared: bool | None = None) -> Source:
-    """Return how the rows of a table are brought."""
+def source_of(
+    statement: Statement, needed: Needed, *, shared: bool | None = None, by: tuple[KeyType, Sequence[str]] | None = None
+) -> Source:
+    """Return how the rows of a table are brought.
+
+    ``by``: to the shards that own the keys (of this type) that these columns hold.
+    """
     table = needed.table
     shared = needed.shared if shared is None else shared
-    schema = SHARED if shared else "main"
+    schema = OWNED if by is not None else SHARED if shared else "main"
     wanted = wanted_columns(statement, table)
     selected, inserted = source_columns(table, wanted)
     distinct = ""
@@ -166,6 +174,10 @@ def source_of(statement: Statement, needed: Needed, *, shared: bool | None = Non
     sql = f"SELECT {distinct}{', '.join(selected)} FROM main.{quote(table.name)}"
     if needed.condition:
         sql += f" WHERE {needed.condition}"
+    route = None
+    if by is not None:
+        key_type, names = by
+        route = Route(key_type, tuple(names), tuple(inserted.index(quote(name)) for name in names))
     return Source(
         table.name,
         stub_ddl(table, schema),
@@ -175,7 +187,9 @@ def source_of(statement: Statement, needed: Needed, *, shared: bool | None = Non
         table.kind is TableKind.SHARDED,
         _pins(statement, table),
         (*index_ddl(table, schema), *(index_in(text, schema) for text in statement.schema.index_texts(table.name))),
-        needed.level if shared else None,
+        needed.level if shared or by is not None else None,
+        weight=needed.weight,
+        route=route,
     )
 
 

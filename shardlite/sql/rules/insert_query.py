@@ -166,6 +166,8 @@ class InsertQuery:
         Values(self.text, parameters)
         given = parameters_for(self.query.sql, self.text, parameters)
         plan = self.reading.bind(given, layout)
+        if plan.merge is not None:  # the rows meet at the coordinator in any case
+            plan = plan.merge.otherwise()
         scattered = plan.kind is PlanKind.FAN_OUT and not plan.merge_rowid and len(plan.shards) > 1
         if scattered and self.draws_ids:
             plan = self.gathered.bind(given, layout)

@@ -86,7 +86,10 @@ class Layers:
         if isinstance(found, FannedOut):
             return replace(found, sql=self.put_back(found.sql), text=whole.text, tables=whole.table_names)
         part = replace(found.part, sql=self.put_back(found.part.sql))
-        return replace(found, part=part, text=whole.text, tables=whole.table_names)
+        merged = found.merged
+        if merged is not None:
+            merged = replace(merged, sql=self.put_back(merged.sql), limit_sql=self.put_back(merged.limit_sql))
+        return replace(found, part=part, merged=merged, text=whole.text, tables=whole.table_names)
 
 
 def layers_of(statement: Statement) -> Layers | None:

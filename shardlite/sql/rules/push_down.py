@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from shardlite.sql.clauses import PART, Texts, Unsure, part_column
+from shardlite.sql.clauses import PART, Select, Texts, Unsure, part_column
 from shardlite.sql.compound import Compound
+from shardlite.sql.cores import Span
 from shardlite.sql.derived import derived_columns
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES
@@ -17,8 +18,8 @@ from shardlite.sql.rules.layers import Layers, arms_of, layers_of, only_piece, p
 from shardlite.sql.rules.queries import Query, check_functions, check_rows, queries_of
 from shardlite.sql.sorted_rows import SortedRows
 from shardlite.sql.statement import Statement
-from shardlite.sql.template import FannedOut, PushedDown, Source
-from shardlite.sql.tokens import unnumbered
+from shardlite.sql.template import FannedOut, Merged, PushedDown, Source
+from shardlite.sql.tokens import Constant, TokenKind, unnumbered
 from shardlite.sql.two_phase import COMBINED, TwoPhase
 
 
@@ -117,14 +118,22 @@ def _rows(
     if query.grouped:
         reason = "each group is on one shard"
     if select.order or select.limit is not None or select.core.distinct:
-        return _split(statement, SortedRows(select, query.sources, names).write(), names, reason, pins)
+        return _split(statement, _sorted_rows(statement, query, names), names, reason, pins, select)
     sql, merge = statement.sql, False
     if query.windows:
         reason = "each window is on one shard"
     elif not query.grouped:
-        reason = "what its subqueries look at is on the row's shard"
+        reason = "what its subqueries look at is on the row's shard" if query.below else "each shard joins its rows"
         sql, merge = with_rowid(statement, query.scope)
     return FannedOut(sql, merge, reason, statement.table_names, statement.text, pins)
+
+
+def _sorted_rows(statement: Statement, query: Query, names: Sequence[str]) -> Texts:
+    """Write the texts of a query whose rows are sorted, cut to a LIMIT, or freed of duplicates."""
+    schema = statement.schema
+    # What a function of the user's gives is Unicode, and the function mustn't be called more often than it has to be.
+    swaps = not schema.functions.names & {"hex", *statement.whole.prepared.functions}
+    return SortedRows(query.select, query.sources, names, schema.collations, swaps=swaps).write()
 
 
 def _aggregated(statement: Statement, query: Query, names: Sequence[str], pins: tuple[Pin, ...]) -> PushedDown | None:
@@ -138,9 +147,14 @@ def _aggregated(statement: Statement, query: Query, names: Sequence[str], pins: 
 
 
 def _split(
-    statement: Statement, texts: Texts, names: Sequence[str], reason: str, pins: tuple[Pin, ...]
+    statement: Statement,
+    texts: Texts,
+    names: Sequence[str],
+    reason: str,
+    pins: tuple[Pin, ...],
+    select: Select | None = None,
 ) -> PushedDown | None:
-    """Return the plan of a split query if SQLite takes both of its texts."""
+    """Return the plan of a split query if SQLite takes both of its texts. ``select``: one whose rows may be merged."""
     listed = ", ".join(map(part_column, range(texts.width)))
     final = _stub(texts.width) + texts.final
     if len(statement.columns(texts.shard)) != texts.width or statement.columns(final) != tuple(names):
@@ -155,7 +169,42 @@ def _split(
         True,
         pins,
     )
-    return PushedDown(texts.final + texts.final_limit, statement.text, part, reason, statement.table_names, otherwise)
+    return PushedDown(
+        texts.final + texts.final_limit,
+        statement.text,
+        part,
+        reason,
+        statement.table_names,
+        otherwise,
+        merged=_merged(statement, texts, names, pins, select),
+    )
+
+
+def _merged(
+    statement: Statement, texts: Texts, names: Sequence[str], pins: tuple[Pin, ...], select: Select | None
+) -> Merged | None:
+    """Return the way of sorted shards, where there is one: with a LIMIT whose number the parameters tell."""
+    if texts.merged is None or select is None:
+        return None
+    sql, limit, terms, words = texts.merged
+    if len(statement.columns(sql)) != texts.width:
+        return None
+    amounts = [_amount(select, span) for span in (select.limit, select.offset) if span is not None]
+    if None in amounts:
+        return None
+    given = tuple(one for one in amounts if one is not None)
+    return Merged(sql, limit, pins, tuple(names), terms, words, given)
+
+
+def _amount(select: Select, span: Span) -> Constant | None:
+    """Return what LIMIT or OFFSET says, where that is a number or a parameter."""
+    if span.end - span.start != 1:
+        return None
+    token = select.text.tokens[span.start]
+    if token.kind is TokenKind.PARAMETER:
+        return Constant(parameter=token.index)
+    is_number = token.kind is TokenKind.NUMBER and token.text.isdigit() and len(token.text) < 18
+    return Constant(int(token.text)) if is_number else None
 
 
 def _stub(width: int) -> str:
