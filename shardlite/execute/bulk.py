@@ -13,7 +13,7 @@ from itertools import groupby, islice
 from operator import call, itemgetter
 from typing import Any
 
-from shardlite.errors import NotSupportedError, ProgrammingError, RoutingError
+from shardlite.errors import IntegrityError, NotSupportedError, ProgrammingError, RoutingError
 from shardlite.execute.core import DatabaseCore
 from shardlite.execute.insert import (
     InsertPlan,
@@ -131,8 +131,12 @@ class Batch:
         shards = self._layout.shard_ids
         if omitted_with_default(self._table, plan.columns):
             return sum(insert_copies(scope, shards, plan, row) is not None for row in rows)
-        for row in rows:
-            require_no_shifting_null(self._table, plan.columns, row)
+        for place, row in enumerate(rows):
+            try:
+                require_no_shifting_null(self._table, plan.columns, row)
+            except IntegrityError:
+                scope.run_many(shards[0], plan.insert_sql, rows[:place])  # one before it may be the first that fails
+                raise
         counts = [scope.run_many(shard, plan.insert_sql, rows) for shard in shards]
         return counts[0]
 
@@ -165,12 +169,15 @@ class Batch:
             values = [(*row, rowid) for row, rowid in zip(values, ids, strict=True)]
             self.last_id = values[-1][-1]
         elif plan.id_index is not None and table.sharded:
-            stated = list(map(itemgetter(plan.id_index), values))
-            if None in stated:
+            given = list(map(itemgetter(plan.id_index), values))
+            stated = [rowid for rowid in given if rowid is not None] if None in given else given
+            integers = self._note_ids(plan, stated) if stated else True
+            if stated is not given:  # the drawn ones are above those that the rows state
+                drawn_last = given[-1] is None
                 values = self._fill_ids(plan, values)
-                stated = list(map(itemgetter(plan.id_index), values))
-            integers = self._note_ids(plan, stated)
-            keys = stated if plan.id_is_key else None
+                given = list(map(itemgetter(plan.id_index), values))
+                self.last_id = given[-1] if drawn_last else self.last_id
+            keys = given if plan.id_is_key else None
         if table.kind is TableKind.SINGLE:
             return {0: values}
         if table.kind is TableKind.REFERENCE:

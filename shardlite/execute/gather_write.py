@@ -135,7 +135,7 @@ def _prepare(
         places = ", ".join(f"c{image.listed.index(name)}" for name in image.identity)
         coordinator.run(f"CREATE INDEX {image.before}_i ON _shardlite_before_{number}({places})")
         if image.table.autoincrement:
-            last = database.catalog.next_id(fold(image.table.name)) - 1
+            last = _last_id(database, scope, image.table)
             coordinator.run("DELETE FROM main.sqlite_sequence WHERE name = ?", (image.table.name,))
             coordinator.run("INSERT INTO main.sqlite_sequence(name, seq) VALUES (?, ?)", (image.table.name, last))
         images.append(image)
@@ -145,6 +145,16 @@ def _prepare(
     coordinator.run("PRAGMA foreign_keys = ON")
     coordinator.attach(program, begin="")
     return images
+
+
+def _last_id(database: Database, scope: WriteScope, table: Table) -> int:
+    """Return the highest id that an AUTOINCREMENT table ever had. All shards are locked."""
+    if table.sharded:
+        return database.catalog.next_id(fold(table.name)) - 1
+    # The ids of a table kept whole are SQLite's own, and so is the count of them.
+    rows = scope.fetch_all(HOME_SHARD, "SELECT seq FROM main.sqlite_sequence WHERE name = ?", (table.name,))
+    last = rows[0][0] if rows else 0
+    return last if isinstance(last, int) else 0
 
 
 @dataclass(slots=True)

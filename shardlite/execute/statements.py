@@ -398,15 +398,18 @@ class StatementRunner:
         lastrowid: Any = None
         last: list[Any] = []
         for step in plan.steps:
+            session = scope.sessions[step.shard]
+            before = session.total_changes
             try:
-                done = scope.sessions[step.shard].run(step.sql, step.parameters)
+                done = session.run(step.sql, step.parameters)
                 if done.description is not None:
                     columns = [column[0] for column in done.description]
                     rows += done.fetchall()
             except sqlite3.Error as error:
                 scope.fail(step.shard, error, step.sql)
             counts.append(done.rowcount)
-            if inserting and done.rowcount:
+            # The driver counts nothing (-1) where the statement begins with WITH.
+            if inserting and (done.rowcount if done.rowcount >= 0 else session.total_changes - before):
                 lastrowid = done.lastrowid
                 last.append(done.lastrowid)
         if len(last) > 1 and plan.rows is not None and sum(counts) < plan.row_count:

@@ -57,11 +57,13 @@ class TokenKind(StrEnum):
     """What SQLite refuses as "unrecognized token"."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: a statement has hundreds of these, and the __init__ of a frozen class takes three times as long.
+@dataclass(unsafe_hash=True, slots=True)
 class Token:
-    """One token. ``key`` is the upper-cased text of a word, the text itself of an operator, else "".
+    """One token, which nobody changes. ``key`` is a word in upper case, the text itself of an operator, else "".
 
     ``text`` is ``sql[start:end]``, quotes and all. ``index`` is a parameter's number as SQLite counts (from 1), else 0.
+    ``name`` is the identifier that the token may be (a string may), unquoted and folded, else None.
     """
 
     kind: TokenKind
@@ -70,6 +72,7 @@ class Token:
     end: int
     key: str
     index: int = 0
+    name: str | None = None
 
     @property
     def value(self) -> str:
@@ -84,13 +87,6 @@ class Token:
     def identifier(self) -> str:
         """The identifier that the token is, unquoted, else "". (SQLite also takes a string for one in some places.)"""
         return self.value if self.kind is TokenKind.WORD or self.kind is TokenKind.QUOTED else ""
-
-    @property
-    def name(self) -> str | None:
-        """The identifier that the token may be (a string may), unquoted and folded, else None."""
-        if self.kind is TokenKind.STRING:
-            return fold(self.value)
-        return fold(self.identifier) if self.kind is TokenKind.WORD or self.kind is TokenKind.QUOTED else None
 
     def is_word(self, *wanted: str) -> bool:
         """Tell whether the token is one of these words (in upper case), unquoted."""
@@ -118,26 +114,33 @@ class Text:
         return frozenset(token.key for token in self.tokens if token.kind is TokenKind.WORD)
 
 
+_KINDS: dict[str | None, TokenKind] = {"unknown": TokenKind.ILLEGAL, **{kind.value: kind for kind in TokenKind}}
+"""What each group of ``_TOKEN`` is; space is nothing."""
+
+
 def scan(sql: str) -> list[Token]:
     """Cut a text into all its tokens, comments among them, and number its parameters as SQLite does."""
     tokens: list[Token] = []
     named: dict[str, int] = {}
     largest = 0
     for match in _TOKEN.finditer(sql):
-        group = match.lastgroup
-        if group == "space" or group is None:
+        kind = _KINDS.get(match.lastgroup)
+        if kind is None:
             continue
         text = match.group()
-        index = 0
-        if group == "parameter":
+        if kind is TokenKind.WORD:
+            tokens.append(Token(kind, text, match.start(), match.end(), unfold(text), 0, fold(text)))
+            continue
+        token = Token(kind, text, match.start(), match.end(), text if kind is TokenKind.OPERATOR else "")
+        if kind is TokenKind.PARAMETER:
             if text[0] == "?":
-                index = _number_of_parameter(text) if len(text) > 1 else largest + 1
+                token.index = _number_of_parameter(text) if len(text) > 1 else largest + 1
             else:
-                index = named.setdefault(text, largest + 1)
-            largest = max(largest, index)
-        key = unfold(text) if group == "word" else text if group == "operator" else ""
-        kind = TokenKind.ILLEGAL if group == "unknown" else TokenKind(group)
-        tokens.append(Token(kind, text, match.start(), match.end(), key, index))
+                token.index = named.setdefault(text, largest + 1)
+            largest = max(largest, token.index)
+        elif kind is TokenKind.QUOTED or kind is TokenKind.STRING:
+            token.name = fold(token.value)
+        tokens.append(token)
     return tokens
 
 

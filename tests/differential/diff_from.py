@@ -78,6 +78,8 @@ class Sources:
         self.ctes = []
         self._number = 0
         self.top_level = True
+        self.learned_from_values = False
+        """What is known of a subquery's columns holds for these values of the parameters."""
         # What is simple can be done on the shards: without this most statements would need all rows in one place.
         self.simple = self.r.random() < 0.4
 
@@ -327,6 +329,7 @@ class Sources:
                 return self._unknown(alias, query, names)
             text = f"{before}SELECT * FROM ({query.sql})"
         bound, parameters = self.values.bind(text, "?")
+        self.learned_from_values = self.learned_from_values or bool(parameters)
         try:
             rows = self.plain.execute(bound, parameters).fetchmany(TOO_MANY)
         except sqlite3.Error as error:

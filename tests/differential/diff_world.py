@@ -68,6 +68,7 @@ Outcome = Difference | Refused | None
 
 def ask(conn: Any, statement: Statement) -> Answer:
     """Run a statement on a plain connection."""
+    before = conn.total_changes
     try:
         cursor = conn.execute(statement.sql, statement.parameters)
         rows = tuple(map(tuple, cursor.fetchall()))
@@ -75,6 +76,9 @@ def ask(conn: Any, statement: Statement) -> Answer:
         if not statement.change:
             return Answer(columns, rows)
         changed, last = conn.execute("SELECT changes(), last_insert_rowid()").fetchone()
+        if cursor.rowcount < 0:
+            # The driver doesn't count what begins with WITH.
+            changed, last = -1, last if conn.total_changes > before else None
         return Answer(columns, rows, changed, last)
     except (sqlite3.Error, OverflowError, sqlite3.Warning) as error:
         if conn.in_transaction:
@@ -138,7 +142,7 @@ class World:
             return Difference("answers to DDL", self.num_shards, step, "accepted", f"{type(error).__name__}: {error}")
         self.plain.execute("RELEASE step")
         self._reads = {}
-        if isinstance(step, Ddl) and " TRIGGER " in sql:
+        if isinstance(step, Ddl) and " TRIGGER " in sql and " INSTEAD OF " not in sql:
             self._trigger_targets.update(name.lower() for name in re.findall(r"INSERT (?:OR \w+ )?INTO (\w+)", sql))
         return None
 
@@ -229,14 +233,19 @@ class World:
             return "rowcount"
         if not same_but_for_ids(plain.rows, ours.rows, ids):
             return "RETURNING rows"
-        inserts = re.match(r"\s*(INSERT|REPLACE)\b", statement.sql, re.I)
+        inserts = re.match(r"\s*(INSERT|REPLACE|WITH\b.*\bINSERT)\b", statement.sql, re.I | re.S)
         if ours.lastrowid is not None:
-            if not inserts or not plain.changed:
+            if not inserts or not plain.changed or plain.lastrowid is None:
                 return "lastrowid (nothing was inserted)"
-            assert plain.lastrowid is not None
             if ours.lastrowid not in (plain.lastrowid, ids.get(plain.lastrowid)) and not self._without_rowid(statement):
                 return "lastrowid"
-        elif inserts and plain.changed and "CONFLICT" not in statement.sql and not self._without_rowid(statement):
+        elif (
+            inserts
+            and plain.changed
+            and plain.lastrowid is not None
+            and "CONFLICT" not in statement.sql
+            and not self._without_rowid(statement)
+        ):
             return "lastrowid (None)"
         return None
 
