@@ -19,7 +19,7 @@ from shardlite.errors import OperationalError
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
-from shardlite.execute.past import Past
+from shardlite.execute.past import NO_ROWID, Past, forget_rowid
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
 from shardlite.execute.writes import WriteScope
@@ -30,8 +30,6 @@ from shardlite.sql.plan import Plan, Program
 _BATCH = 1_000
 _SIGN = "_shardlite_sign"
 """A function of the coordinator's: -1.0 for -0.0, which SQLite's own take for 0.0."""
-_NO_ROWID = -(2**63)
-"""Nobody's: what last_insert_rowid() gives where nothing was inserted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +88,7 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
             except sqlite3.Error as error:
                 failure = error
                 if len(plans) > 1:
+                    past.note(0, done.total, done.last_rowid)
                     raise
             past.note(done.changes, done.total, done.last_rowid)
             changed = _write_back(database, state, coordinator, scope, images)
@@ -158,10 +157,9 @@ class _Done:
 def _run(plan: Plan, coordinator: Coordinator, past: Past, done: _Done) -> Result:
     assert plan.program is not None
     # A connection's last rowid is of some earlier statement unless this one inserts a row into a table with rowids.
-    unmoved = past.last_rowid if plan.program.past else _NO_ROWID
+    unmoved = past.last_rowid if plan.program.past else NO_ROWID
     if not plan.program.past:
-        coordinator.run("CREATE TABLE IF NOT EXISTS temp._shardlite_none(x)")
-        coordinator.run("INSERT OR REPLACE INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
+        forget_rowid(coordinator.run)
     before = coordinator.connection.total_changes
     lastrowid: int | None = None
     try:

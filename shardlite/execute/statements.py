@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
 from shardlite.execute.insert_query import insert_query
-from shardlite.execute.past import Past
+from shardlite.execute.past import NO_ROWID, Past, Told, forget_rowid
 from shardlite.execute.planning import has_conflict_clause, inserts
 from shardlite.execute.points import Points
 from shardlite.execute.result import Result
@@ -148,7 +149,7 @@ class StatementRunner:
                 return gather_write(self._db, state, [plan], self._past, deadline)
             try:
                 if plan.kind is PlanKind.INSERT_QUERY:
-                    return insert_query(self._db, state, plan, self._past, deadline)
+                    return insert_query(self._db, state, [plan], self._past, deadline)
                 result = self._write(state, plan, deadline)
                 if plan.kind is PlanKind.ONE_SHARD:
                     self.points.learn_change(state, sql, self._planner_of(state).template(sql), plan)
@@ -205,23 +206,21 @@ class StatementRunner:
 
         def attempt() -> Result:
             state = self._db.current()
-            plans = []
-            for parameters in sets:
-                plan = self._plan(state, sql, parameters)
-                if plan.readonly or plan.kind in WITHOUT_STEPS:
-                    raise ProgrammingError("executemany takes a statement that writes rows: use execute")
-                if plan.kind in (PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY):
-                    return self._gather_many(state, sql, sets, deadline)
-                plans.append(self._with_ids(state, plan))
+            planned = [self._plan(state, sql, parameters) for parameters in sets]
+            if any(plan.readonly or plan.kind in WITHOUT_STEPS for plan in planned):
+                raise ProgrammingError("executemany takes a statement that writes rows: use execute")
+            kinds = {plan.kind for plan in planned}
             try:
-                done = self._run_writes(state, plans, deadline)
+                if kinds == {PlanKind.INSERT_QUERY}:
+                    done = insert_query(self._db, state, planned, self._past, deadline)
+                elif kinds & {PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY}:
+                    return self._gather_many(state, sql, sets, deadline)
+                else:
+                    done = self._write_many(state, planned, deadline)
             except AskOneFileError as error:
                 for parameters in sets:
                     self._gathered(state, sql, parameters, error)
                 return self._gather_many(state, sql, sets, deadline)
-            except sqlite3.Error as error:
-                self._note_failure(error)
-                raise
             return Result(done.columns, rowcount=done.rowcount)
 
         for _ in range(_ATTEMPTS):
@@ -230,6 +229,14 @@ class StatementRunner:
             except _IdsTakenError:
                 continue
         raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
+
+    def _write_many(self, state: State, plans: Sequence[Plan], deadline: Deadline) -> Result:
+        told = Told()
+        try:
+            return self._run_writes(state, [self._with_ids(state, plan) for plan in plans], deadline, told)
+        except sqlite3.Error as error:
+            self._note_failure(error, told)
+            raise
 
     def _gathered(self, state: State, sql: str, parameters: Parameters, asked: AskOneFileError) -> Plan:
         """Return the plan that gathers a change; where none may, raise what the shards said."""
@@ -281,19 +288,20 @@ class StatementRunner:
     def _write(self, state: State, plan: Plan, deadline: Deadline) -> Result:
         for _ in range(_ATTEMPTS):
             ready = self._with_ids(state, plan)
+            told = Told()
             try:
-                return self._run_writes(state, [ready], deadline)
+                return self._run_writes(state, [ready], deadline, told)
             except _IdsTakenError:
                 continue
             except sqlite3.Error as error:
-                self._note_failure(error)
+                self._note_failure(error, told)
                 raise
         raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
 
-    def _note_failure(self, error: sqlite3.Error) -> None:
+    def _note_failure(self, error: sqlite3.Error, told: Told) -> None:
         """Remember that the thread's last change failed, unless it never began."""
         if not isinstance(error, (ProgrammingError, NotSupportedError)):
-            self._past.changes = 0
+            self._past.note_failure(told)
 
     def _with_ids(self, state: State, plan: Plan) -> _Ready:
         """Draw the ids that an INSERT needs, and tell the sequence of those that it states: before any lock."""
@@ -308,17 +316,22 @@ class StatementRunner:
             return _Ready(plan, sequence, token, drawn)
         return _Ready(plan, None, token, drawn)
 
-    def _run_writes(self, state: State, ready: Sequence[_Ready], deadline: Deadline) -> Result:
+    def _run_writes(self, state: State, ready: Sequence[_Ready], deadline: Deadline, told: Told) -> Result:
         results: list[Result] = []
         try:
-            return self._run_in_scope(state, ready, results, deadline)
+            return self._run_in_scope(state, ready, results, deadline, told)
         except (IntegrityError, OperationalError) as error:
             if len(results) < len(ready):
-                self._explain_failure(state, ready[: len(results) + 1], error, deadline)
+                self._explain_failure(state, ready[: len(results) + 1], error, deadline, told)
             raise
 
     def _explain_failure(
-        self, state: State, ready: Sequence[_Ready], error: IntegrityError | OperationalError, deadline: Deadline
+        self,
+        state: State,
+        ready: Sequence[_Ready],
+        error: IntegrityError | OperationalError,
+        deadline: Deadline,
+        told: Told,
     ) -> None:
         """Raise what one file would say to the last of these INSERTs; return where that is ``error``.
 
@@ -328,8 +341,9 @@ class StatementRunner:
         meets_drawn = sequence is not None and is_id_taken(error, self._target(state, plan))
         if not meets_drawn and not may_be_another(error, plan):
             return
+        told.total, told.last_rowid = 0, None
         try:
-            self._run_in_scope(state, ready, [], deadline, failed=error)
+            self._run_in_scope(state, ready, [], deadline, told, failed=error)
         except DrawnIdTakenError:
             pass
         except sqlite3.Error as found:
@@ -351,11 +365,12 @@ class StatementRunner:
         ready: Sequence[_Ready],
         results: list[Result],
         deadline: Deadline,
+        told: Told,
         failed: sqlite3.Error | None = None,
     ) -> Result:
         """Run writing plans in one transaction. ``failed``: what the last of them met; raise what its first row meets.
 
-        The results are added to ``results`` as they come.
+        The results are added to ``results`` as they come; ``told`` is filled by a plan that fails.
         """
         shards = {step.shard for one in ready for step in one.plan.steps}
         if any(map(_probes, ready)):
@@ -368,7 +383,10 @@ class StatementRunner:
             try:
                 for one in ready:
                     if failed is not None and one is ready[-1]:
-                        raise_first(self._db, scope, self._target(state, one.plan), one.plan)
+                        assert one.plan.rows is not None
+                        probes = one.plan.insert is not None and one.plan.insert.probe
+                        target = self._target(state, one.plan)
+                        raise_first(self._db, scope, target, one.plan.rows(), told, probes=probes)
                         raise failed
                     if one.plan.fails:
                         raise IntegrityError(one.plan.fails)
@@ -377,7 +395,12 @@ class StatementRunner:
                         table = state.table(one.plan.insert.table)
                         self._db.require_new_ids(scope, table, list(one.plan.explicit_ids), one.drawn)
                     before = sum(session.total_changes for session in scope.sessions.values())
-                    results.append(self._run_steps(state, scope, one.plan, deadline))
+                    try:
+                        results.append(self._run_steps(state, scope, one.plan, deadline))
+                    except (IntegrityError, OperationalError):
+                        self._tell(scope, one.plan, before, told)
+                        told.total += total
+                        raise
                     changed = sum(session.total_changes for session in scope.sessions.values()) - before
                     total += changed // len(scope.sessions) if one.plan.kind is PlanKind.EVERY_SHARD else changed
                 deadline.check()
@@ -387,6 +410,26 @@ class StatementRunner:
         if len(results) == 1:
             return results[0]
         return Result(results[0].columns, rowcount=sum(result.rowcount for result in results))
+
+    def _tell(self, scope: WriteScope, plan: Plan, before: int, told: Told) -> None:
+        """Say what a statement leaves that has just failed on one shard; it is in the scope's transaction yet."""
+        told.total = sum(session.total_changes for session in scope.sessions.values()) - before
+        if len(plan.steps) > 1 and plan.kind is not PlanKind.EVERY_SHARD:
+            return
+        step = plan.steps[0]
+        session = scope.sessions[step.shard]
+        if not inserts(step.sql) or not session.in_transaction:
+            return
+        last = session.fetch_all("SELECT last_insert_rowid()")[0][0]
+        if last == self._past.last_rowid or (plan.rows is not None and all(row.id != last for row in plan.rows())):
+            return  # nothing was inserted, or it makes no difference
+        # Some other statement on this connection may have inserted that id: try once more, from none.
+        forget_rowid(session.run)
+        with suppress(sqlite3.Error):
+            session.run(step.sql, step.parameters)
+        last = session.fetch_all("SELECT last_insert_rowid()")[0][0]
+        if last != NO_ROWID:
+            told.last_rowid = last
 
     def _run_steps(self, state: State, scope: WriteScope, plan: Plan, deadline: Deadline) -> Result:
         if plan.kind is PlanKind.FAN_OUT_WRITE:
