@@ -69,6 +69,12 @@ class Statement:
         return cores_of(self.text)
 
     @cached_property
+    def texts(self) -> list[tuple[Text, list[Core]]]:
+        """The statement and the views that it uses, with their SELECTs."""
+        views = [tokenize(self.schema.views[name]) for name in self.views]
+        return [(self.text, self.cores), *((text, cores_of(text)) for text in views)]
+
+    @cached_property
     def named(self) -> frozenset[str]:
         """Tables and views that stand in a FROM, in its views too.
 

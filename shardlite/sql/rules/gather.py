@@ -5,9 +5,8 @@ from __future__ import annotations
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import Core, change_core, cores_of
 from shardlite.sql.facts import StatementKind
-from shardlite.sql.filters import filters_of
+from shardlite.sql.found_rows import found_rows
 from shardlite.sql.functions import PAST
 from shardlite.sql.names_in import ROWIDS, cte_names, stars_matter
 from shardlite.sql.pins import Pin, pin_of
@@ -19,6 +18,7 @@ from shardlite.sql.statement import Statement
 from shardlite.sql.stubs import index_ddl, index_in, source_columns, stub_ddl
 from shardlite.sql.template import Gathered, Source
 from shardlite.sql.tokens import Text, TokenKind, tokenize
+from shardlite.sql.triggers import trigger_target
 
 _WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
 
@@ -26,8 +26,8 @@ _WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
 def gather(statement: Statement, why: str = "") -> Gathered | None:
     """Gather a query or a change of rows. ``why`` says why no other rule did it.
 
-    Of a table that is only read come the columns and rows that can be needed; a table that may change comes whole, and
-    so does what its foreign keys and triggers look at.
+    Of a table that is only read come the columns and rows that can be needed; of one that may change the rows that the
+    statement can find or meet (``found_rows.py``).
     """
     if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
@@ -75,8 +75,8 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
             raise NotSupportedError(
                 f"INSERT INTO {table.name}: its key stands beside the row: use manager.insert({table.name!r}, row, key)"
             )
-    filters = _filters_beside_changes(statement)
-    sources = tuple(_whole(statement, table, filters.get(fold(table.name))) for table in statement.tables)
+    filters = found_rows(statement)
+    sources = tuple(_all_columns(statement, table, filters.get(fold(table.name))) for table in statement.tables)
     indexes = [text for table in statement.tables for text in statement.schema.index_texts(table.name)]
     touched = {fold(table.name) for table in statement.tables} | set(statement.views)
     triggers = [sql for sql in statement.schema.triggers.values() if trigger_target(sql) in touched]
@@ -101,7 +101,7 @@ def _views_for(statement: Statement) -> set[str]:
     return set(statement.views) | {statement.target or ""}
 
 
-def _whole(statement: Statement, table: Table, condition: str | None) -> Source:
+def _all_columns(statement: Statement, table: Table, condition: str | None) -> Source:
     names = [quote(column.name) for column in table.columns if column.writable]
     if table.rowid_name is not None and table.rowid_alias is None:
         names.insert(0, table.rowid_name)
@@ -134,18 +134,9 @@ def refuse_unchecked_conflicts(statement: Statement) -> None:
             )
 
 
-def trigger_target(sql: str) -> str:
-    """Return the folded name of the table or view that a trigger stands on."""
-    tokens = tokenize(sql).tokens
-    at = next((i for i, token in enumerate(tokens) if token.key == "ON"), 0) + 1
-    if at + 2 < len(tokens) and tokens[at + 1].key == ".":
-        at += 2
-    return tokens[at].name or ""
-
-
 def reduction_of(statement: Statement) -> Reduction:
     """Return the rows that a query needs of each of its tables."""
-    schema, texts = statement.schema, texts_of(statement)
+    schema, texts = statement.schema, statement.texts
     behind = {item.name for _, cores in texts[1:] for core in cores for item in core.items}
     return Reduction(
         texts,
@@ -209,7 +200,7 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
     SQLite reports those that it reads, but not the ones that USING and NATURAL compare; so all that the text (or a
     view's) names count too.
     """
-    texts = texts_of(statement)
+    texts = statement.texts
     if any("NATURAL" in text.keywords() for text, _ in texts):
         return None
     name = fold(table.name)
@@ -220,65 +211,6 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
         return frozenset(column for column in table.by_name if column in named) | rowids
     read = {access.column for access in statement.prepared.reads if access.table == name}
     return frozenset(column for column in table.by_name if column in read or column in named) | rowids
-
-
-def texts_of(statement: Statement) -> list[tuple[Text, list[Core]]]:
-    """Return the statement and the views that it uses, with their SELECTs."""
-    views = [tokenize(statement.schema.views[name]) for name in statement.views]
-    return [(statement.text, statement.cores), *((text, cores_of(text)) for text in views)]
-
-
-def _filters_beside_changes(statement: Statement) -> dict[str, str]:
-    """Return the conditions for tables that a change only reads, and that no foreign key and no trigger looks at."""
-    words = statement.text.keywords()
-    if "CONFLICT" in words:
-        return {}  # what follows ON CONFLICT would be taken for a part of the SELECT's WHERE
-    schema = statement.schema
-    written = {fold(table.name) for table in statement.written}
-    parents = {fold(key.parent) for table in statement.written for key in table.foreign_keys}
-    children = {fold(t.name) for t in statement.tables if any(fold(key.parent) in written for key in t.foreign_keys)}
-    fired = {token.name for name in statement.triggers for token in tokenize(schema.triggers[name]).tokens}
-    # SQLite looks at the children of a new row too, but it has none yet.
-    plain_insert = statement.kind is StatementKind.INSERT and "REPLACE" not in words and not statement.triggers
-    tied = written | parents | fired | (set() if plain_insert else children)
-    (text, cores), *views = texts_of(statement)
-    change = change_core(text)
-    if change is not None:
-        cores = [change, *cores]
-        if _sees_only_found_rows(statement):
-            tied -= written
-    found = {
-        name: condition
-        for name, condition in filters_of([(text, cores), *views], schema.tables, schema.functions.names).items()
-        if name not in tied
-    }
-    if plain_insert:
-        texts = [statement.text, *(tokenize(schema.views[view]) for view in statement.views)]
-        named = {token.name for text in texts for token in text.tokens}
-        found |= dict.fromkeys(children - tied - named, "0")
-    return found
-
-
-def _sees_only_found_rows(statement: Statement) -> bool:
-    """Tell whether an UPDATE or DELETE meets other rows of its table than those that its text finds in no way.
-
-    Triggers, foreign keys that point to the table, and what is UNIQUE would.
-    """
-    target = statement.schema.tables.get(statement.target or "")
-    if target is None or statement.triggers or any(table is not target for table in statement.written):
-        return False
-    if any(fold(key.parent) == statement.target for t in statement.schema.tables.values() for key in t.foreign_keys):
-        return False
-    if statement.kind is StatementKind.DELETE:
-        return True
-    changed = {access.column for access in statement.prepared.updates}
-    apart = {None if name is None else fold(name) for constraint in target.unique for name in constraint.columns}
-    apart |= {fold(name) for name in target.primary_key}
-    if None in apart or any(constraint.partial for constraint in target.unique):
-        return False
-    if any(target.by_name[name].generated for name in apart if name is not None):
-        return False
-    return not changed & apart and changed <= set(target.by_name)
 
 
 def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:

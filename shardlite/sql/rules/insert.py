@@ -72,6 +72,7 @@ def _insert(statement: Statement) -> Template:
     if pieces.conflict in ("IGNORE", "REPLACE"):
         refuse_tolerance_in_triggers(statement, f"OR {pieces.conflict}")
     explicit_id_conflict = _check_conflicts(target, pieces)
+    several = _several_keys(statement, target)
     return InsertTemplate(
         statement.text,
         target,
@@ -79,7 +80,8 @@ def _insert(statement: Statement) -> Template:
         statement.table_names,
         statement.returns_rows,
         explicit_id_conflict,
-        _several_keys(statement, target),
+        several,
+        None if several is None and explicit_id_conflict is None else insert_query(statement, values=True),
     )
 
 
@@ -129,8 +131,18 @@ class InsertTemplate:
     returns_rows: bool
     explicit_id_conflict: str | None
     several_keys: str | None
+    otherwise: Template | None = None
+    """How rows go in that have to do with each other: as those of a query."""
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        try:
+            return self._bind(parameters, layout)
+        except NotSupportedError:
+            if self.otherwise is None:
+                raise
+            return self.otherwise.bind(parameters, layout)
+
+    def _bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
         ids = [self._stated_id(row, values) for row in self.pieces.rows]
         missing = sum(found is GENERATED_ID for found in ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.copies import functions_called, shifts, why_copies_differ
-from shardlite.sql.cores import top_positions
+from shardlite.sql.cores import begins_upsert, top_positions
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import tells_the_time
 from shardlite.sql.insert import Piece, piece_of
@@ -22,14 +23,15 @@ from shardlite.sql.rules.common import (
     refuse_triggers,
 )
 from shardlite.sql.rules.fan_out import fan_out
-from shardlite.sql.rules.gather import gather, trigger_target
+from shardlite.sql.rules.gather import gather
 from shardlite.sql.rules.home import home
 from shardlite.sql.rules.one_shard import one_shard
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Gathered, Template, parameters_for
-from shardlite.sql.tokens import Text, TokenKind, closing, tokenize
+from shardlite.sql.tokens import Text, Token, TokenKind, closing, tokenize
+from shardlite.sql.triggers import trigger_target
 
 _ROWS = "_shardlite_rows"
 _AS_ONE = (PlanKind.HOME, PlanKind.ONE_SHARD, PlanKind.FAN_OUT)
@@ -154,7 +156,7 @@ def _form_of(text: Text, table: Table) -> _Form | None:
     if len(set(names)) != len(names) or any(name not in table.by_name for name in names):
         return None
     columns = tuple(table.by_name[name].name for name in names)
-    tail = next((i for i in top_positions(tokens) if i > position and _begins_tail(keys, i)), len(tokens))
+    tail = next((i for i in top_positions(tokens) if i > position and _begins_tail(tokens, i)), len(tokens))
     query = f"{_numbered(text, 0, first)} {_numbered(text, position, tail)}".strip()
     return _Form(
         columns,
@@ -171,10 +173,8 @@ def _begins(keys: list[str], at: int) -> bool:
     return keys[at + 1 : at + 2] in (["INTO"], ["OR"])
 
 
-def _begins_tail(keys: list[str], at: int) -> bool:
-    if keys[at] == "ON":
-        return keys[at + 1 : at + 2] == ["CONFLICT"] and "DO" in keys[at:]
-    return keys[at] == "RETURNING"
+def _begins_tail(tokens: Sequence[Token], at: int) -> bool:
+    return tokens[at].key == "RETURNING" or (tokens[at].key == "ON" and begins_upsert(tokens, at))
 
 
 def _numbered(text: Text, first: int, last: int) -> str:
