@@ -150,9 +150,10 @@ class _Insert:
                 for session in scope.sessions.values():
                     forget_rowid(session.run)
             drawn += _drawn_ids(self._table, batch)
-            before = self._changed()
             try:
-                batch.probe(scope) if not self._into.tolerant else None
+                if not self._into.tolerant:
+                    batch.probe(scope)
+                before = self._changed()
                 if self._into.returns or (self._into.tolerant and _ids_repeat(self._table, batch)):
                     self._one_by_one(batch)
                 elif self._into.tolerant:

@@ -21,7 +21,7 @@ from shardlite.errors import (
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
 from shardlite.execute.explained import explain
-from shardlite.execute.fan_out_write import AskOneFileError, fan_out_write
+from shardlite.execute.fan_out_write import AskOneFileError, changed_by, fan_out_write
 from shardlite.execute.first_failure import DrawnIdTakenError, may_be_another, raise_first
 from shardlite.execute.gather import gather
 from shardlite.execute.gather_write import gather_write
@@ -378,7 +378,7 @@ class StatementRunner:
         with self._db.write_scope(sorted(shards), state, timeout_s=deadline.wait_s) as scope:
             if failed is None and any(one.sequence and not one.sequence.is_current(one.token) for one in ready):
                 raise _IdsTakenError
-            total = 0
+            total = count = 0
             deadline.watch(list(scope.sessions.values()))
             try:
                 for one in ready:
@@ -396,7 +396,8 @@ class StatementRunner:
                         self._db.require_new_ids(scope, table, list(one.plan.explicit_ids), one.drawn)
                     before = sum(session.total_changes for session in scope.sessions.values())
                     try:
-                        results.append(self._run_steps(state, scope, one.plan, deadline))
+                        result, count = self._run_steps(state, scope, one.plan, deadline)
+                        results.append(result)
                     except (IntegrityError, OperationalError):
                         self._tell(scope, one.plan, before, told)
                         told.total += total
@@ -406,7 +407,7 @@ class StatementRunner:
                 deadline.check()
             finally:
                 deadline.release()  # a COMMIT isn't interrupted
-        self._past.note(results[-1].rowcount, total, results[-1].lastrowid)
+        self._past.note(count, total, results[-1].lastrowid)
         if len(results) == 1:
             return results[0]
         return Result(results[0].columns, rowcount=sum(result.rowcount for result in results))
@@ -431,7 +432,8 @@ class StatementRunner:
         if last != NO_ROWID:
             told.last_rowid = last
 
-    def _run_steps(self, state: State, scope: WriteScope, plan: Plan, deadline: Deadline) -> Result:
+    def _run_steps(self, state: State, scope: WriteScope, plan: Plan, deadline: Deadline) -> tuple[Result, int]:
+        """Run a plan's steps; return what they give, and the rows changed."""
         if plan.kind is PlanKind.FAN_OUT_WRITE:
             return fan_out_write(scope, plan, deadline)
         # A connection's last rowid is of some earlier statement unless this one inserts into a table with rowids.
@@ -439,6 +441,7 @@ class StatementRunner:
         inserting = inserting and not any(has_conflict_clause(step.sql) for step in plan.steps)
         inserting = inserting and not all(state.table(name).without_rowid for name in plan.tables)
         counts: list[int] = []
+        counted = True
         rows: list[tuple[Any, ...]] = []
         columns: Sequence[str] = ()
         lastrowid: Any = None
@@ -451,7 +454,8 @@ class StatementRunner:
                     rows += done.fetchall()
             except sqlite3.Error as error:
                 scope.fail(step.shard, error, step.sql)
-            counts.append(done.rowcount)
+            counted = counted and done.rowcount >= 0
+            counts.append(changed_by(scope.sessions[step.shard], done.rowcount))
             if inserting and done.rowcount:
                 lastrowid = done.lastrowid
                 last.append(done.lastrowid)
@@ -461,4 +465,5 @@ class StatementRunner:
             lastrowid = max(last, key=lambda rowid: places.get(rowid, -1))
         if plan.kind is PlanKind.EVERY_SHARD:
             counts, rows = counts[:1], rows[: len(rows) // max(1, len(plan.steps))]
-        return Result(columns, iter(rows), rowcount=sum(counts), lastrowid=lastrowid)
+        rowcount = sum(counts) if counted else -1
+        return Result(columns, iter(rows), rowcount=rowcount, lastrowid=lastrowid), sum(counts)
