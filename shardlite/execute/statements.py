@@ -456,7 +456,7 @@ class StatementRunner:
                 scope.fail(step.shard, error, step.sql)
             counted = counted and done.rowcount >= 0
             counts.append(changed_by(scope.sessions[step.shard], done.rowcount))
-            if inserting and done.rowcount:
+            if inserting and counts[-1]:
                 lastrowid = done.lastrowid
                 last.append(done.lastrowid)
         if len(last) > 1 and plan.rows is not None and sum(counts) < plan.row_count:

@@ -232,7 +232,7 @@ class World:
             return "rowcount"
         if not same_but_for_ids(plain.rows, ours.rows, ids):
             return "RETURNING rows"
-        inserts = re.match(r"\s*(INSERT|REPLACE)\b", statement.sql, re.I)
+        inserts = re.match(r"\s*(?:WITH\b.*?\s)?(?<!OR )(INSERT|REPLACE)\b", statement.sql, re.I)
         if ours.lastrowid is not None:
             if not inserts or not plain.changed:
                 return "lastrowid (nothing was inserted)"

@@ -58,6 +58,9 @@ WORLD = Definition(
 )
 
 PUSHED: list[tuple[str, Any]] = [
+    ("UPDATE OR ROLLBACK p SET c = c + 40 WHERE c < 3", ()),
+    ("UPDATE tolerant SET v = CASE WHEN id > 4 THEN NULL ELSE 7 END", ()),
+    ("UPDATE OR IGNORE h SET v = 'x' WHERE v BETWEEN ? AND 7", (5,)),
     ("UPDATE p SET a = 1", ()),
     ("UPDATE p SET a = a || 'x', c = c + 1 WHERE c > 5 AND b = 'A'", ()),
     ("UPDATE main.p SET a = ? WHERE c BETWEEN ? AND ?", ("v", 3, 20)),
@@ -113,8 +116,6 @@ GATHERED: list[tuple[str, Any]] = [
     ("UPDATE OR IGNORE q SET v = 5", ()),
     ("UPDATE OR REPLACE q SET v = 5", ()),
     ("UPDATE OR FAIL p SET c = c * 40", ()),
-    ("UPDATE OR ROLLBACK p SET c = c * 40", ()),
-    ("UPDATE tolerant SET v = CASE WHEN id > 4 THEN NULL ELSE 7 END", ()),
     ("UPDATE p SET a = one.v FROM one WHERE one.id = p.c", ()),
     ("WITH x AS (SELECT 1) UPDATE p SET a = (SELECT * FROM x)", ()),
 ]
@@ -124,7 +125,6 @@ RESTRICTED: list[tuple[str, Any, int]] = [
     ("UPDATE h SET v = (SELECT max(v) FROM h AS o WHERE o.v < 5) WHERE v > 30", (), 10),
     ("UPDATE h SET v = (SELECT rate FROM r WHERE n = 2) WHERE v > 30 AND v <> (SELECT min(v) FROM w)", (), 40),
     ("UPDATE h SET k = 'moved' WHERE v IN (3, 4, 5)", (), 3),
-    ("UPDATE OR IGNORE h SET v = 'x' WHERE v BETWEEN ? AND 7", (5,), 3),
     ("DELETE FROM h WHERE v > 33 AND k IN (SELECT v FROM w)", (), 40),
     ("DELETE FROM h WHERE v > 33 AND random() IS NOT NULL RETURNING v", (), 2),
     ("DELETE FROM main.h AS x WHERE x.v > 33 AND (x.k IS NULL OR EXISTS (SELECT 1 FROM one))", (), 4),
