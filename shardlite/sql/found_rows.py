@@ -7,42 +7,60 @@ that have the keys of found ones, and each shard can tell them; elsewhere a tabl
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
-from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import change_core
-from shardlite.sql.facts import StatementKind
-from shardlite.sql.filters import any_of, filters_of
+from shardlite.router.table import Table
+from shardlite.sql.cores import Core, Span, change_core, conjuncts, top_positions
+from shardlite.sql.facts import Access, StatementKind
+from shardlite.sql.filters import any_of, condition_text, filters_of, times_named
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.pins import colocated
+from shardlite.sql.reduction import Reduction
 from shardlite.sql.rules.common import refuse_key_changes, refuse_reference_writes, refuse_triggers
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
-from shardlite.sql.tokens import tokenize
+from shardlite.sql.tokens import Token, TokenKind, tokenize
 
 
 def found_rows(statement: Statement) -> dict[str, str]:
     """Return the conditions on the tables (by folded name) of a change of which not all rows are needed."""
     schema = statement.schema
     texts = statement.texts
-    text, cores = texts[0]
-    change = change_core(text)
+    change = change_core(texts[0][0])
     if change is not None:
-        texts = [(text, [change, *cores]), *texts[1:]]
+        texts = [(texts[0][0], [change, *_below(change, texts[0][1])]), *texts[1:]]
     # A name of a WITH may hide a table.
     hidden = frozenset[str]().union(*(cte_names(each) for each, _ in texts))
-    conditions = {
-        name: condition
-        for name, condition in filters_of(texts, schema.tables, schema.functions.names).items()
-        if name not in hidden
-    }
-    met = _met(statement)
     target = schema.tables.get(statement.target or "")
+    met = _met(statement)
+    alone = change is not None and target is not None and _meets_found_rows_alone(statement, target)
+    if alone and target is not None and _times_named(statement, target) == 1:
+        # What it looks at is as it was: it is a query of the rows that it changes.
+        reduction = Reduction(
+            texts,
+            schema.tables,
+            list(statement.tables),
+            statement.rows,
+            schema.functions.names,
+            closed=hidden,
+            unshared=frozenset(schema.tables),
+        )
+        conditions = {name: needed.condition for name, needed in reduction.needed.items() if needed.condition}
+    else:
+        filters = filters_of(texts, schema.tables, schema.functions.names)
+        conditions = {name: condition for name, condition in filters.items() if name not in hidden}
+    chosen = None if change is None or target is None else _chosen(statement, change, target)
+    if chosen is not None and target is not None and fold(target.name) not in hidden:
+        conditions[fold(target.name)] = chosen
     if change is None or target is None or fold(target.name) not in conditions:
         found = {name: condition for name, condition in conditions.items() if name not in met}
         return found | _children_of_new_rows(statement, met)
     own = conditions[fold(target.name)]
-    alone, stays = _meets_found_rows_alone(statement, target), _stays_with_its_key(statement, target)
+    stays = _stays_with_its_key(statement, target)
     named = {token.name for each, _ in texts for token in each.tokens}
     for name in met - ({fold(target.name)} if alone else set()):
         table = schema.tables.get(name)
@@ -54,18 +72,120 @@ def found_rows(statement: Statement) -> dict[str, str]:
     return conditions
 
 
+def _below(change: Core, cores: Sequence[Core]) -> list[Core]:
+    """Return the SELECTs of a change, those that stand in its own clauses with it around them."""
+    made: dict[int, Core] = {}
+    for core in cores:
+        parent = made[id(core.parent)] if core.parent is not None else None
+        if parent is None and change.span.start <= core.span.start < change.span.end:
+            parent = change
+        made[id(core)] = replace(core, parent=parent)
+    return list(made.values())
+
+
+def _times_named(statement: Statement, table: Table) -> int:
+    return sum(times_named(text, fold(table.name)) for text, _ in statement.texts)
+
+
+def _chosen(statement: Statement, change: Core, target: Table) -> str | None:
+    """Return the condition that a row is among those that ORDER BY and LIMIT choose on its shard, ties included.
+
+    None where the statement doesn't choose, or not by the rows of its target alone.
+    """
+    text, tables, registered = statement.text, statement.schema.tables, statement.schema.functions.names
+    tokens = text.tokens
+    after = [at for at in top_positions(tokens) if at >= change.span.end and tokens[at].key != ";"]
+    order = next((at for at in after if tokens[at].key == "ORDER"), None)
+    limit = next((at for at in after if tokens[at].key == "LIMIT"), None)
+    rowid = target.rowid_name
+    if order is None or limit is None or limit < order or rowid is None or len(change.items) != 1:
+        return None
+    if _times_named(statement, target) != 1 or registered & {"like", "glob"}:
+        return None
+
+    def said(span: Span) -> str | None:
+        return condition_text(text, span, change, change.items[0], tables, registered)
+
+    parts = [] if change.where is None else [said(span) for span in conjuncts(tokens, change.where)]
+    commas = [at for at in after if order < at < limit and tokens[at].key == ","]
+    ends = list(pairwise([order + 1, *commas, limit]))
+    terms = [_term(tokens, Span(start + 1, end), said) for start, end in ends]
+    number = _number(tokens[limit + 1 : after[-1] + 1])
+    if None in parts or None in terms or number is None:
+        return None
+    where = f" WHERE {' AND '.join(f'({part})' for part in parts)}" if parts else ""
+    own = quote(rowid) if target.rowid_alias is not None else rowid
+    ranked = (
+        f"SELECT {own} AS r, rank() OVER (ORDER BY {', '.join(str(term) for term in terms)}) AS k "
+        f"FROM main.{quote(target.name)}{where}"
+    )
+    return f"{quote(target.name)}.{own} IN (SELECT r FROM ({ranked}) WHERE {number})"
+
+
+def _term(tokens: Sequence[Token], span: Span, said: Callable[[Span], str | None]) -> str | None:
+    """Return a term of ORDER BY as it stands, its columns named by the table."""
+    end = span.end
+    while end > span.start and tokens[end - 1].key in ("ASC", "DESC", "NULLS", "FIRST", "LAST"):
+        end -= 1
+    found = said(Span(span.start, end))
+    return None if found is None else " ".join([found, *(token.key for token in tokens[end : span.end])])
+
+
+def _number(tokens: Sequence[Token]) -> str | None:
+    """Return the condition that a place (k) is within LIMIT n [OFFSET m], each a number or a parameter; else None."""
+    given = []
+    for token in tokens[::2]:
+        if token.kind is TokenKind.PARAMETER:
+            given.append(f"?{token.index}" if token.text[:1] == "?" else token.text)
+        elif token.text.isdecimal():
+            given.append(token.text)
+    if [token.key for token in tokens[1::2]] not in ([], ["OFFSET"]) or len(given) != len(tokens[::2]):
+        return None
+    within = " + ".join([given[0], *(f"max({each}, 0)" for each in given[1:])])
+    return f"k <= {within} OR {given[0]} < 0"
+
+
 def _met(statement: Statement) -> set[str]:
     """Return the tables of which a change may meet rows that its text doesn't find."""
     schema = statement.schema
     written = {fold(table.name) for table in statement.written}
-    parents = {fold(key.parent) for table in statement.written for key in table.foreign_keys}
+    parents = {
+        fold(key.parent)
+        for table in statement.written
+        for key in table.foreign_keys
+        if _may_change(statement, table, key.columns, statement.prepared.inserts | statement.prepared.deletes)
+    }
     fired = {token.name or "" for name in statement.triggers for token in tokenize(schema.triggers[name]).tokens}
     return written | parents | _children(statement) | fired
 
 
 def _children(statement: Statement) -> set[str]:
-    written = {fold(table.name) for table in statement.written}
-    return {fold(t.name) for t in statement.tables if any(fold(key.parent) in written for key in t.foreign_keys)}
+    """Return the tables whose foreign keys lead to what a change may take away."""
+    written = {fold(table.name): table for table in statement.written}
+    return {
+        fold(child.name)
+        for child in statement.tables
+        for key in child.foreign_keys
+        if (parent := written.get(fold(key.parent))) is not None
+        and _may_change(statement, parent, key.parent_columns or parent.primary_key, statement.prepared.deletes)
+    }
+
+
+def _may_change(statement: Statement, table: Table, columns: Sequence[str], whole_rows: frozenset[Access]) -> bool:
+    """Tell whether some columns of a table may get other values, or ``whole_rows`` come to it or go from it.
+
+    (A row that goes is looked up in its parent too, where it may have been missed.)
+    """
+    name = fold(table.name)
+    texts = [statement.text, tokenize(statement.schema.ddl.get(name, ""))]
+    # What OR REPLACE takes away isn't reported.
+    if any("REPLACE" in text.keywords() for text in texts) or any(access.table == name for access in whole_rows):
+        return True
+    changed = {access.column for access in statement.prepared.updates if access.table == name}
+    named = {fold(column) for column in columns}
+    if changed and any(table.by_name[column].generated for column in named if column in table.by_name):
+        return True
+    return bool(changed & named) or not changed <= set(table.by_name)
 
 
 def _children_of_new_rows(statement: Statement, met: set[str]) -> dict[str, str]:
@@ -89,7 +209,13 @@ def _meets_found_rows_alone(statement: Statement, target: Table) -> bool:
     """
     if statement.triggers or any(table is not target for table in statement.written):
         return False
-    if any(fold(key.parent) == statement.target for t in statement.schema.tables.values() for key in t.foreign_keys):
+    if fold(target.name) in {
+        fold(key.parent)
+        for child in statement.schema.tables.values()
+        for key in child.foreign_keys
+        if fold(key.parent) == fold(target.name)
+        and _may_change(statement, target, key.parent_columns or target.primary_key, statement.prepared.deletes)
+    }:
         return False
     if statement.kind is StatementKind.DELETE:
         return True
@@ -116,8 +242,7 @@ def _stays_with_its_key(statement: Statement, target: Table) -> bool:
         refuse_reference_writes(statement)
     except NotSupportedError:
         return False
-    # A foreign key that the shards enforce leads to the same key, or to a reference table.
-    return all(table.kind is not TableKind.SINGLE for table in statement.tables)
+    return True  # a foreign key that the shards enforce leads to the same key, or to a reference table
 
 
 def _has_a_key_of(table: Table, target: Table, condition: str, *, nulls: bool) -> str:
