@@ -9,6 +9,7 @@ from typing import Any
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
 from shardlite.execute.deadline import Deadline
+from shardlite.execute.past import Told
 from shardlite.execute.result import Result
 from shardlite.execute.workers import run_on_shards
 from shardlite.execute.writes import WriteScope
@@ -51,10 +52,11 @@ def changed_by(session: Connection, rowcount: int) -> int:
     return rowcount if rowcount >= 0 else int(session.fetch_all("SELECT changes()")[0][0])
 
 
-def fan_out_write(scope: WriteScope, plan: Plan, deadline: Deadline) -> tuple[Result, int]:
+def fan_out_write(scope: WriteScope, plan: Plan, deadline: Deadline, told: Told) -> tuple[Result, int]:
     """Run a FAN_OUT_WRITE in a scope that holds its shards; return what it gives, and the rows changed.
 
     Raises what SQLite raises where all shards that fail say the same, else AskOneFileError; the caller rolls back.
+    ``told`` is filled then.
     """
     steps = {step.shard: step for step in plan.steps}
 
@@ -71,7 +73,10 @@ def fan_out_write(scope: WriteScope, plan: Plan, deadline: Deadline) -> tuple[Re
         count = cursor.rowcount
         return _Done(columns, rows, count, changed_by(scope.sessions[shard], count))
 
+    before = {shard: scope.sessions[shard].total_changes for shard in steps}
     done = dict(zip(steps, run_on_shards(run, steps, plan.sql, scope.sessions, deadline), strict=True))
+    # What triggers and foreign keys did counts, also where it is undone. (One file may have come less far, or further.)
+    told.total = sum(scope.sessions[s].total_changes - before[s] - part.changed for s, part in done.items())
     fail_as_one_file(scope, {s: (part.failure, plan.sql) for s, part in done.items() if part.failure is not None})
     parts = list(done.values())
     columns: Sequence[str] = parts[-1].columns

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from shardlite.connection.connection import Connection
@@ -91,7 +92,8 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
                     past.note(0, done.total, done.last_rowid)
                     raise
             past.note(done.changes, done.total, done.last_rowid)
-            changed = _write_back(database, state, coordinator, scope, images)
+            with coordinator.reading_raw_text():
+                changed = _write_back(database, state, coordinator, scope, images)
             if failure is not None and not changed:
                 raise failure
         finally:
@@ -257,15 +259,20 @@ def _by_shard(coordinator: Coordinator, sql: str, owner: Any) -> Iterator[tuple[
 
 def _delete_old(state: State, coordinator: Coordinator, scope: WriteScope, image: _Image) -> None:
     table = image.table
-    condition = " AND ".join(f"{_quoted(table, name)} IS ?" for name in image.identity)
+    names = [_quoted(table, name) for name in image.identity]
     places = [image.listed.index(name) for name in image.identity]
     gone = _gone(image, ", ".join(f"b.c{index}" for index in range(len(image.listed))))
     if table.explicit_key:
         # The key beside the row stays with a row that is only changed.
         gone += f" AND b.c0 NOT IN (SELECT {image.identity[0]} FROM main.{quote(table.name)})"
-    sql = f"DELETE FROM main.{quote(table.name)} WHERE {condition}"
+
+    def sql(marks: Sequence[str]) -> str:
+        condition = " AND ".join(f"{name} IS {mark}" for name, mark in zip(names, marks, strict=True))
+        return f"DELETE FROM main.{quote(table.name)} WHERE {condition}"
+
     for shard, rows in _by_shard(coordinator, gone, _owner(state, image)):
-        count = scope.run_many(shard, sql, [tuple(row[place] for place in places) for row in rows])
+        ids = [tuple(row[place] for place in places) for row in rows]
+        count = coordinator.raw_text.run_many(partial(scope.run_many, shard), sql, len(names), ids)
         if count != len(rows) and not table.explicit_key:
             raise OperationalError(
                 f"shard {shard}: {len(rows) - count} rows of {table.name} are not where their key says: "
@@ -280,11 +287,14 @@ def _insert_new(database: Database, state: State, coordinator: Coordinator, scop
         _update_beside(coordinator, scope, image, new)
         return
     listed = ", ".join(_quoted(table, name) for name in image.listed)
-    sql = f"INSERT INTO main.{quote(table.name)}({listed}) VALUES ({', '.join('?' * len(image.listed))})"
+
+    def sql(marks: Sequence[str]) -> str:
+        return f"INSERT INTO main.{quote(table.name)}({listed}) VALUES ({', '.join(marks)})"
+
     if table.sharded and not table.without_rowid:
         _note_ids(database, coordinator, scope, image)
     for shard, rows in _by_shard(coordinator, new, _owner(state, image)):
-        scope.run_many(shard, sql, rows)
+        coordinator.raw_text.run_many(partial(scope.run_many, shard), sql, len(image.listed), rows)
 
 
 def _update_beside(coordinator: Coordinator, scope: WriteScope, image: _Image, new: str) -> None:

@@ -28,7 +28,7 @@ from shardlite.execute.gather_write import gather_write
 from shardlite.execute.insert import is_id_taken
 from shardlite.execute.insert_query import insert_query
 from shardlite.execute.past import NO_ROWID, Past, Told, forget_rowid
-from shardlite.execute.planning import has_conflict_clause, inserts
+from shardlite.execute.planning import has_conflict_clause, inserted_into, inserts
 from shardlite.execute.points import Points
 from shardlite.execute.result import Result
 from shardlite.execute.sizes import Sizes
@@ -396,7 +396,7 @@ class StatementRunner:
                         self._db.require_new_ids(scope, table, list(one.plan.explicit_ids), one.drawn)
                     before = sum(session.total_changes for session in scope.sessions.values())
                     try:
-                        result, count = self._run_steps(state, scope, one.plan, deadline)
+                        result, count = self._run_steps(state, scope, one.plan, deadline, told)
                         results.append(result)
                     except (IntegrityError, OperationalError):
                         self._tell(scope, one.plan, before, told)
@@ -412,8 +412,19 @@ class StatementRunner:
             return results[0]
         return Result(results[0].columns, rowcount=sum(result.rowcount for result in results))
 
+    @staticmethod
+    def _has_rowids(state: State, plan: Plan) -> bool:
+        """Tell whether an INSERT's target is a table with rowids; the plan's tables may be others too."""
+        kinds = {state.table(name).without_rowid for name in plan.tables}
+        if len(kinds) == 1:
+            return not kinds.pop()
+        into = inserted_into(plan.steps[0].sql)
+        return not any(fold(name) == into and state.table(name).without_rowid for name in plan.tables)
+
     def _tell(self, scope: WriteScope, plan: Plan, before: int, told: Told) -> None:
         """Say what a statement leaves that has just failed on one shard; it is in the scope's transaction yet."""
+        if plan.kind is PlanKind.FAN_OUT_WRITE:
+            return
         told.total = sum(session.total_changes for session in scope.sessions.values()) - before
         if len(plan.steps) > 1 and plan.kind is not PlanKind.EVERY_SHARD:
             return
@@ -432,14 +443,16 @@ class StatementRunner:
         if last != NO_ROWID:
             told.last_rowid = last
 
-    def _run_steps(self, state: State, scope: WriteScope, plan: Plan, deadline: Deadline) -> tuple[Result, int]:
+    def _run_steps(
+        self, state: State, scope: WriteScope, plan: Plan, deadline: Deadline, told: Told
+    ) -> tuple[Result, int]:
         """Run a plan's steps; return what they give, and the rows changed."""
         if plan.kind is PlanKind.FAN_OUT_WRITE:
-            return fan_out_write(scope, plan, deadline)
+            return fan_out_write(scope, plan, deadline, told)
         # A connection's last rowid is of some earlier statement unless this one inserts into a table with rowids.
         inserting = plan.insert is not None or any(inserts(step.sql) for step in plan.steps)
         inserting = inserting and not any(has_conflict_clause(step.sql) for step in plan.steps)
-        inserting = inserting and not all(state.table(name).without_rowid for name in plan.tables)
+        inserting = inserting and self._has_rowids(state, plan)
         counts: list[int] = []
         counted = True
         rows: list[tuple[Any, ...]] = []

@@ -204,8 +204,7 @@ def _rows_stand_alone(statement: Statement, table: Table, form: _Form) -> bool:
         return False
     if not _conflicts_stay(statement, table, form) or not _tail_stands_alone(statement, form):
         return False
-    firing = {name for name, sql in statement.schema.triggers.items() if trigger_target(sql) == fold(table.name)}
-    for sql in (statement.schema.triggers[name] for name in firing | set(statement.triggers)):
+    for sql in (statement.schema.triggers[name] for name in firing(statement, table)):
         if table.kind is TableKind.REFERENCE or why_copies_differ(sql, statement.schema.functions) is not None:
             return False
     return True
@@ -236,11 +235,18 @@ def _tolerates(statement: Statement, table: Table, form: _Form) -> bool:
         return True
     if "CONFLICT" in tokenize(statement.schema.ddl.get(fold(table.name), "")).keywords():
         return True
-    return any("IGNORE" in tokenize(statement.schema.triggers[name]).keywords() for name in statement.triggers) or any(
-        "IGNORE" in tokenize(sql).keywords()
-        for sql in statement.schema.triggers.values()
-        if trigger_target(sql) == fold(table.name)
-    )
+    return any(ignores_rows(statement.schema.triggers[name]) for name in firing(statement, table))
+
+
+def firing(statement: Statement, table: Table) -> list[str]:
+    """Return the triggers on a statement's target and those that it fires elsewhere."""
+    own = {name for name, sql in statement.schema.triggers.items() if trigger_target(sql) == fold(table.name)}
+    return sorted(own | set(statement.triggers))
+
+
+def ignores_rows(trigger: str) -> bool:
+    """Tell whether a trigger may leave a row out: RAISE(IGNORE)."""
+    return "IGNORE" in tokenize(trigger).keywords()
 
 
 def _tail_stands_alone(statement: Statement, form: _Form) -> bool:
