@@ -1,20 +1,21 @@
 """The gather of a change: the statement runs on the coordinator, and what changed there is written to the shards.
 
-All shards are locked first. The tables that the statement can touch come whole, with constraints, indexes and
-triggers, so it does row by row what it would do on one file. Then the rows are compared with what they were; those
-that differ are written as images: old ones deleted, new ones inserted on the shard of their key, without triggers and
-foreign keys, which have had their say. All shards commit together.
+All shards are locked first. Of the tables that the statement can touch come the rows that it can find or meet
+(``sql/found_rows.py``), with constraints, indexes and triggers, so it does row by row what it would do on one file.
+Then the rows are compared with what they were; those that differ are written as images: old ones deleted, new ones
+inserted on the shard of their key, without triggers and foreign keys, which have had their say. All shards commit
+together.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError
 from shardlite.execute.coordinator import Coordinator
@@ -23,6 +24,7 @@ from shardlite.execute.deadline import Deadline
 from shardlite.execute.past import NO_ROWID, Past, forget_rowid
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
+from shardlite.execute.triggers_off import triggers_off
 from shardlite.execute.writes import WriteScope
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
@@ -188,7 +190,11 @@ def _write_back(
     touched = [image for image in images if _differs(coordinator, image)]
     if not touched:
         return False
-    with _triggers_off(scope, database, {fold(image.table.name) for image in touched}):
+    names = {fold(image.table.name) for image in touched}
+    triggers = [(t.name, t.sql) for t in database.catalog.schema if t.type == "trigger" and fold(t.tbl_name) in names]
+    with ExitStack() as stack:
+        for shard in scope.sessions:
+            stack.enter_context(triggers_off(partial(scope.run, shard), triggers))
         for image in touched:
             _delete_old(state, coordinator, scope, image)
         for image in touched:
@@ -323,26 +329,3 @@ def _note_ids(database: Database, coordinator: Coordinator, scope: WriteScope, i
     lowest, highest, count = coordinator.run(sql).fetchone()
     if count and database.sequence(image.table).note_explicit_many(lowest, highest, count):
         database.stop_drawn_ids(scope)
-
-
-class _triggers_off:
-    """Take the user's triggers away while images are written, in the same transaction, and put them back."""
-
-    def __init__(self, scope: WriteScope, database: Database, tables: set[str]) -> None:
-        self._sessions: dict[int, Connection] = dict(scope.sessions)
-        self._scope = scope
-        self._triggers = [
-            item for item in database.catalog.schema if item.type == "trigger" and fold(item.tbl_name) in tables
-        ]
-
-    def __enter__(self) -> None:
-        for shard in self._sessions:
-            for trigger in self._triggers:
-                self._scope.run(shard, f"DROP TRIGGER main.{quote(trigger.name)}")
-
-    def __exit__(self, *exc_info: object) -> None:
-        if exc_info[0] is not None:
-            return  # the transaction is rolled back, and the triggers with it
-        for shard in self._sessions:
-            for trigger in self._triggers:
-                self._scope.run(shard, trigger.sql)
