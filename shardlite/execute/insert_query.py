@@ -143,6 +143,8 @@ class _Insert:
         Raises _RowFailedError or AskOneFileError where one can't be; the caller rolls back.
         """
         done, scope = self._done, self._scope
+        if self._table.virtual:
+            return self._feed()
         for batch in self._batches():
             if self._into.tolerant:
                 self._require_ids_at_home(batch)
@@ -175,8 +177,33 @@ class _Insert:
         done.moved = self._coordinator.rows_moved
         return done
 
+    def _feed(self) -> _Done:
+        """Insert the rows into a virtual table, whose rowids and columns are its module's matter."""
+        into, before = self._into, self._changed()
+        columns, marks = ", ".join(map(quote, into.columns)), ", ".join("?" * len(into.columns))
+        sql = f"INSERT INTO {quote(into.table)}({columns}) VALUES ({marks})"
+        try:
+            for rows in self._answers():
+                self._done.count += self._scope.run_many(HOME_SHARD, sql, rows)
+        except _ROW_FAILED as error:
+            self._deadline.explain(error)
+            raise AskOneFileError(str(error)) from error
+        self._done.total = self._changed() - before
+        self._done.last_rowid = self._home_rowid() if self._done.count else None
+        self._done.moved = self._coordinator.rows_moved
+        return self._done
+
     def _batches(self) -> Iterator[Batch]:
-        """Answer the query and yield its rows, split by shard."""
+        """Yield the query's rows, split by shard."""
+        for rows in self._answers():
+            try:
+                batch = Batch(self._database, self._state, self._table, [(self._into.columns, rows)])
+            except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
+                raise AskOneFileError(str(error)) from error
+            yield batch
+
+    def _answers(self) -> Iterator[list[Any]]:
+        """Answer the query and yield its rows."""
         coordinator, program = self._coordinator, self._program
         try:
             shards = {shard: self._database.shards[shard] for shard in self._scope.sessions}
@@ -188,7 +215,7 @@ class _Insert:
                 rows = coordinator.first(cursor, _BATCH)
                 if not rows:
                     return
-                yield Batch(self._database, self._state, self._table, [(self._into.columns, rows)])
+                yield rows
         except StatementTimeoutError:
             raise
         except (sqlite3.IntegrityError, sqlite3.OperationalError, sqlite3.ProgrammingError) as error:

@@ -24,6 +24,7 @@ from shardlite.sql.rules.common import refuse_key_changes, refuse_reference_writ
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
 from shardlite.sql.tokens import Token, TokenKind, tokenize
+from shardlite.sql.virtual_tables import content_beside
 
 
 def found_rows(statement: Statement) -> dict[str, str]:
@@ -37,6 +38,10 @@ def found_rows(statement: Statement) -> dict[str, str]:
     hidden = frozenset[str]().union(*(cte_names(each) for each, _ in texts))
     target = schema.tables.get(statement.target or "")
     met = _met(statement)
+    for named_table in statement.tables:
+        content = content_beside(named_table, schema) if named_table.virtual else None
+        if content is not None:
+            hidden |= {fold(content.name)}  # the virtual table asks for any of its rows
     alone = change is not None and target is not None and _meets_found_rows_alone(statement, target)
     if alone and target is not None and _times_named(statement, target) == 1:
         # What it looks at is as it was: it is a query of the rows that it changes.

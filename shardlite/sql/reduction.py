@@ -132,7 +132,7 @@ class Reduction:
 
     def _semi_join(self, table: Table, mine: Mention, other: Mention, made: Needed) -> str | None:
         there = self.needed.get(other.item.name)
-        if there is None or not there.condition or there.rows > made.rows * 0.5:
+        if there is None or not there.condition or there.rows > made.rows * 0.5 or there.table.virtual:
             return None
         if table.kind is TableKind.REFERENCE and there.table.kind is not TableKind.REFERENCE:
             return None  # it is asked where other tables' rows are, also before those come

@@ -14,6 +14,7 @@ from shardlite.sql.cores import begins_upsert, top_positions
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import tells_the_time
 from shardlite.sql.insert import Piece, piece_of
+from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Values
 from shardlite.sql.plan import Into, LayoutView, Move, Parameters, Plan, PlanKind, Program
 from shardlite.sql.rules.common import (
@@ -45,10 +46,12 @@ def insert_query(statement: Statement, *, values: bool = False) -> InsertQuery |
     if statement.kind is not StatementKind.INSERT:
         return None
     target = statement.schema.tables.get(statement.target or "")
-    if target is None or target.virtual or target.explicit_key:
+    if target is None or target.explicit_key:
         return None
     form = _form_of(statement.text, target)
     if form is None or (form.values and not values and not statement.mentions("SELECT")):
+        return None
+    if target.virtual and (form.conflict or form.tail.sql):
         return None
     if not _rows_stand_alone(statement, target, form):
         return None
@@ -153,10 +156,13 @@ def _form_of(text: Text, table: Table) -> _Form | None:
         position = end + 1
     if keys[position : position + 1] not in (["SELECT"], ["WITH"], ["VALUES"]) or (first and keys[position] == "WITH"):
         return None
-    if len(set(names)) != len(names) or any(name not in table.by_name for name in names):
+    known = {fold(column.name): column.name for column in table.columns}
+    if table.virtual:
+        known = dict.fromkeys(ROWIDS, "rowid") | known
+    if len(set(names)) != len(names) or any(name not in known for name in names):
         return None
-    columns = tuple(table.by_name[name].name for name in names)
-    tail = next((i for i in top_positions(tokens) if i > position and _begins_tail(tokens, i)), len(tokens))
+    columns = tuple(known[name] for name in names)
+    tail = next((i for i in top_positions(tokens) if i > position and _begins_tail(tokens, i)), _end(tokens))
     query = f"{_numbered(text, 0, first)} {_numbered(text, position, tail)}".strip()
     return _Form(
         columns,
@@ -164,8 +170,16 @@ def _form_of(text: Text, table: Table) -> _Form | None:
         keys[position] == "VALUES",
         "ABORT" if conflict == "ROLLBACK" else conflict,
         alias,
-        piece_of(text, tail, len(tokens)),
+        piece_of(text, tail, _end(tokens)),
     )
+
+
+def _end(tokens: Sequence[Token]) -> int:
+    """Return where a statement ends, a semicolon left out."""
+    end = len(tokens)
+    while end and tokens[end - 1].key == ";":
+        end -= 1
+    return end
 
 
 def _begins(keys: list[str], at: int) -> bool:
