@@ -144,6 +144,9 @@ class Batch:
         at = plan.id_index
         assert at is not None
         self._generated = True
+        # Those that other rows state first: none of them may be drawn.
+        given = [apply_affinity(row[at], Affinity.INTEGER) for row in values if row[at] is not None]
+        self.drawn = self._db.note_ids(self._table, [one for one in given if type(one) is int]) or self.drawn
         sequence = self._db.sequence(self._table)
         return [row if row[at] is not None else (*row[:at], sequence.next(), *row[at + 1 :]) for row in values]
 

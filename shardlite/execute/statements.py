@@ -431,9 +431,12 @@ class StatementRunner:
             return
         step = plan.steps[0]
         session = scope.sessions[step.shard]
-        if not inserts(step.sql) or not session.in_transaction:
+        if not inserts(step.sql):
             return
         last = session.fetch_all("SELECT last_insert_rowid()")[0][0]
+        if not session.in_transaction:  # OR ROLLBACK has ended it
+            told.last_rowid = last if plan.rows is not None and any(row.id == last for row in plan.rows()) else None
+            return
         if last == self._past.last_rowid or (plan.rows is not None and all(row.id != last for row in plan.rows())):
             return  # nothing was inserted, or it makes no difference
         # Some other statement on this connection may have inserted that id: try once more, from none.
