@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError, OperationalError, ProgrammingError, reraise
+from shardlite.execute.program import program_of
 from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
 from shardlite.names import fold, is_reserved, quote
 from shardlite.router.catalog_file import SchemaObject
@@ -196,7 +197,7 @@ class PlanningConnection:
             # A PRAGMA isn't prepared either: some, such as foreign_keys, take effect while SQLite prepares them.
             pragma = _pragma_of(text) if kind is StatementKind.PRAGMA else None
             return Prepared(sql, kind, readonly=kind in _READ_ONLY, pragma=pragma)
-        log, opcodes = self._explain(sql, text)
+        log, rows = self._explain(sql, text)
         own = log.own_behind or any(_names_own_table(token) for token in text.tokens)
         return Prepared(
             sql,
@@ -207,11 +208,12 @@ class PlanningConnection:
             updates=frozenset(log.updates),
             deletes=frozenset(log.deletes),
             functions=frozenset(log.functions),
-            aggregates=any(code.startswith("Agg") for code in opcodes),
+            aggregates=any(row[1].startswith(b"Agg") for row in rows),
             schema_read=own,
+            program=program_of(rows) if kind is StatementKind.SELECT else "",
         )
 
-    def _explain(self, sql: str, text: Text) -> tuple[_Log, frozenset[str]]:
+    def _explain(self, sql: str, text: Text) -> tuple[_Log, list[tuple[Any, ...]]]:
         with self._lock:
             self._log = log = _Log()
             self._connection.set_authorizer(log.note)
@@ -228,7 +230,7 @@ class PlanningConnection:
             missing = sorted(log.functions & self._missing)
         if missing:
             raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
-        return log, frozenset(row[1].decode("ascii") for row in rows)
+        return log, rows
 
     def shadows(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Return, for each virtual table by its folded name, the tables that hold its content, with their columns."""

@@ -248,8 +248,7 @@ class Sources:
         self._units: dict[tuple[Span, bool], list[Unit]] = {}
         if core.nested or len(core.items) != len(references):
             raise Unsure("a nested join")
-        self._merged = [frozenset(item.using) for item in core.items]
-        self._natural = any(item.natural for item in core.items)
+        self._merged = [reference.merged for reference in references]
         names = {name.upper() for table in self._tables() for name in table.by_name}
         if names & (_WORDS | _NOT_FOLLOWED):
             raise Unsure("a column named as a keyword")
@@ -269,11 +268,10 @@ class Sources:
                 raise Unsure(".".join(path))
             return self._pick(sources[0], name, rowid=True)
         holders = [i for i, reference in enumerate(self.references) if name in self._table(reference).by_name]
-        if len(holders) > 1:
-            if self._natural or not all(name in self._merged[i] for i in holders[1:]):
-                raise Unsure(name)
-            if any(self.references[i].joined != "inner" for i in holders):
-                raise Unsure(name)
+        # Of columns that USING or NATURAL makes one the leftmost counts, but where a RIGHT or FULL JOIN is.
+        merged = all(name in self._merged[i] for i in holders[1:]) and not self._is_right_joined()
+        if len(holders) > 1 and not merged:
+            raise Unsure(name)
         if holders:
             return self._pick(self.references[holders[0]], name, rowid=False)
         if name in _ROWIDS:
@@ -282,15 +280,19 @@ class Sources:
 
     def expand(self, star: str) -> list[Found]:
         """Return the columns that ``*`` or ``alias.*`` stands for."""
-        if self._natural or any(self._merged):
+        if any(self._merged) and self._is_right_joined():
             raise Unsure("* over merged columns")
-        sources = [r for r in self.references if star in ("*", r.alias)]
         return [
             found
-            for reference in sources
+            for reference in self.references
+            if star in ("*", reference.alias)
             for name in self._table(reference).by_name
+            if not (star == "*" and name in reference.merged)
             if (found := self._pick(reference, name, rowid=False)) is not None
         ]
+
+    def _is_right_joined(self) -> bool:
+        return any(reference.joined == "other" for reference in self.references)
 
     @staticmethod
     def _table(reference: Reference) -> Table:

@@ -58,6 +58,8 @@ class Prepared:
     """The bytecode accumulates: an aggregate or window function that no name gives away (``max(x)``)."""
     schema_read: bool = False
     """``sqlite_schema`` or another of SQLite's own tables is read or written."""
+    program: str = ""
+    """What SQLite's machine does for a query, as text: two queries that have one program give one answer."""
 
     @property
     def writes(self) -> frozenset[Access]:

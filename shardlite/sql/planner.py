@@ -13,6 +13,7 @@ from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
 from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.gather import asks_past, gather
+from shardlite.sql.rules.home import home
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.rules.visit_home import visit_home
 from shardlite.sql.statement import Statement
@@ -67,15 +68,17 @@ class Planner:
             if template is not None and not asks_past(statement):
                 return template
         why = ""
-        for rule in () if asks_past(statement) else RULES:
+        # The rules that leave work to the shards look through views and WITH; a gather runs the text as it is.
+        written = None if asks_past(statement) else statement.expanded
+        for rule in () if asks_past(statement) else RULES if written is None else (home, *RULES):
             try:
-                template = rule(statement)
+                template = rule(written or statement)
             except NotSupportedError as refusal:
                 why = str(refusal)
                 break
             if template is not None:
                 return template if prepared.readonly else WithFallback(template, partial(gather, statement))
-        template = None if asks_past(statement) else _pushed(statement)
+        template = None if asks_past(statement) else _pushed(written or statement)
         template = template or gather(statement, why)
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")

@@ -83,6 +83,9 @@ class FannedOut:
 
     def over(self, shards: tuple[int, ...], parameters: Parameters) -> Plan:
         """Return the plan that runs on these shards."""
+        if self.text.names and not self.text.nameless:
+            # In a text that was put together anew the names may come in another order.
+            parameters = parameters_for(self.sql, self.text, parameters)
         return Plan(
             PlanKind.FAN_OUT,
             self.sql,

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from shardlite.names import fold, unfold
 
@@ -158,6 +159,10 @@ def first_words(sql: str, count: int = 4) -> tuple[str, ...]:
 
 def tokenize(sql: str) -> Text:
     """Cut a statement into tokens without the comments. A ``;`` before or behind it is left out."""
+    return _remembered(sql) if len(sql) <= _LONGEST_REMEMBERED else _tokenize(sql)
+
+
+def _tokenize(sql: str) -> Text:
     tokens = tokens_of(sql)
     while tokens and tokens[-1].key == ";":
         tokens.pop()
@@ -170,6 +175,58 @@ def tokenize(sql: str) -> Text:
         names=_names(tokens),
         nameless=any(token.text[0] == "?" for token in tokens if token.kind is TokenKind.PARAMETER),
     )
+
+
+_LONGEST_REMEMBERED = 4096
+"""Characters. While a statement is planned its pieces are looked at from many sides; those of a large one are few."""
+_remembered = lru_cache(maxsize=256)(_tokenize)
+
+
+def numbered(text: Text, first: int = 0, last: int | None = None) -> str:
+    """Return the text of some tokens (all of them), each ``?`` with its number, so that it may be moved."""
+    last = len(text.tokens) if last is None else last
+    if first >= last:
+        return ""
+    parts, at = [], text.tokens[first].start
+    for token in text.tokens[first:last]:
+        if token.kind is TokenKind.PARAMETER and token.text[:1] == "?":
+            parts += [text.sql[at : token.start], f"?{token.index}"]
+            at = token.end
+    parts.append(text.sql[at : text.tokens[last - 1].end])
+    return "".join(parts)
+
+
+def unnumbered(sql: str, whole: Text) -> str:
+    """Take the numbers off where ``whole`` has ``?`` and counting gives the same: they would show in column names."""
+    written: dict[int, set[str]] = {}
+    for token in whole.tokens:
+        if token.index:
+            written.setdefault(token.index, set()).add(token.text)
+    edits, largest = [], 0
+    for token in tokens_of(sql):
+        if token.index and token.text[0] == "?" and token.index == largest + 1 and written.get(token.index) == {"?"}:
+            edits.append((token.start, token.end, "?"))
+        largest = max(largest, token.index)
+    return spliced(sql, edits)
+
+
+def renumbered(text: Text, whole: Text) -> Text:
+    """Give the named parameters of a part of a statement the numbers that they have in the whole."""
+    if not whole.names:
+        return text
+    known = {token.text: token.index for token in whole.tokens if token.index}
+    tokens = tuple(
+        replace(token, index=known[token.text]) if token.index and token.text in known else token
+        for token in text.tokens
+    )
+    return replace(text, tokens=tokens, names=_names(tokens), parameter_count=whole.parameter_count)
+
+
+def spliced(sql: str, edits: Iterable[tuple[int, int, str]]) -> str:
+    """Put texts in the places of others; each edit gives the offsets and what stands there then."""
+    for start, end, text in sorted(edits, reverse=True):
+        sql = sql[:start] + text + sql[end:]
+    return sql
 
 
 def _names(tokens: Iterable[Token]) -> tuple[tuple[str, int], ...]:

@@ -220,9 +220,9 @@ class Sources:
         everywhere = [n for n in common if sum(n in known for known in names) == 1 and n.isidentifier()]
         if pick < 0.08 and size <= TOO_MANY:
             return r.choice((", ", " CROSS JOIN ")), "", source
-        if pick < 0.13 and len(sources) == 1 and "k" in everywhere:
+        if pick < 0.16 and len(sources) == 1 and "k" in everywhere:
             return f" NATURAL{r.choice(words)}", "", source
-        if pick < 0.25 and everywhere:
+        if pick < 0.28 and everywhere:
             return r.choice(words), f" USING ({r.choice(sorted(everywhere))})", source
         a, b = r.choice(sources), source
         keys = [next((c.expr.sql for c in one.columns if c.name == "k"), "") for one in (a, b)]
@@ -246,7 +246,7 @@ class Sources:
         r = self.r
         pick = r.random()
         if self.simple:
-            pick = 0.7
+            pick = r.choice((0.1, 0.7, 0.7, 0.7, 0.8, 0.9))
         if self.ctes and pick < 0.5:
             found = r.choice(self.ctes)
             alias = self._alias()

@@ -177,8 +177,8 @@ class Fuzz:
     def _make_views(self, world: World) -> None:
         self.views: list[Source] = []
         tables = self._sources(world)
-        for number in range(self.r.choice((0, 0, 1, 2))):
-            selects = Selects(self.r, world.plain, tables)
+        for number in range(self.r.choice((0, 1, 2, 3))):
+            selects = Selects(self.r, world.plain, tables, self.views)
             selects.values.allowed = False
             selects.top_level = False
             try:

@@ -68,13 +68,13 @@ class Selects(Windows):
 
     def _with_ctes(self, make: Callable[[], Query]) -> Query:
         r = self.r
-        if self.simple or r.random() > 0.3:
+        if r.random() > (0.15 if self.simple else 0.35):
             return make()
         parts = []
         recursive = False
         for _ in range(r.choice((1, 1, 2))):
             name = self._alias("c")
-            if r.random() < 0.3:
+            if not self.simple and r.random() < 0.3:
                 recursive = True
                 query = self._recursive(name)
             else:

@@ -15,7 +15,7 @@ from shardlite.sql.cores import cores_of
 from shardlite.sql.filters import times_named
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.reduction import MOST_SHARED_ROWS, SHARED, Reduction
-from shardlite.sql.rules.gather import gather, reduction_of, source_of
+from shardlite.sql.rules.gather import gather, source_of
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import PushedDown
@@ -34,7 +34,7 @@ def broadcast(statement: Statement) -> PushedDown | None:
         return None  # the rows of the answer would be moved as well, and come in another order than one file's
     if cte_names(statement.text) & {fold(table.name) for table in spread}:
         return None
-    reduction = reduction_of(statement)
+    reduction = statement.reduction
     everything = sum(needed.rows for needed in reduction.needed.values())
     for stay in sorted(_anchors(reduction, spread), key=lambda stay: _cost(reduction, spread, stay)):
         cost = _cost(reduction, spread, stay)
@@ -75,8 +75,7 @@ def _pushed(statement: Statement, reduction: Reduction, sent: Sequence[Table]) -
         for name, table in statement.schema.tables.items()
     }
     schema = replace(statement.schema, tables=tables)
-    as_if = Statement(statement.prepared, schema, statement.columns, statement.rows)
-    found = push_down(as_if)
+    found = push_down(statement.as_if(schema))
     if not isinstance(found, PushedDown):
         return None
     part = in_shared(found.part.sql, names)

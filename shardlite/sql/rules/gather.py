@@ -8,10 +8,10 @@ from shardlite.router.table import Table, TableKind
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.found_rows import found_rows
 from shardlite.sql.functions import PAST
-from shardlite.sql.names_in import ROWIDS, cte_names, stars_matter
+from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.plan import PlanKind
-from shardlite.sql.reduction import SHARED, Needed, Reduction
+from shardlite.sql.reduction import SHARED, Needed
 from shardlite.sql.rules.common import analysed
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
@@ -30,11 +30,12 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
     Of a table that is only read come the columns and rows that can be needed; of one that may change the rows that the
     statement can find or meet (``found_rows.py``).
     """
+    statement = statement.whole
     if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
     if statement.kind in _WRITES or not statement.prepared.readonly:
         return _gather_write(statement, why)
-    needed = reduction_of(statement).needed
+    needed = statement.reduction.needed
     sources = [source_of(statement, needed[fold(table.name)]) for table in statement.tables if not table.virtual]
     sources += _virtual(statement)
     return Gathered(
@@ -141,31 +142,6 @@ def refuse_unchecked_conflicts(statement: Statement) -> None:
             )
 
 
-def reduction_of(statement: Statement) -> Reduction:
-    """Return the rows that a query needs of each of its tables."""
-    schema, texts = statement.schema, statement.texts
-    behind = {item.name for _, cores in texts[1:] for core in cores for item in core.items}
-    return Reduction(
-        texts,
-        schema.tables,
-        list(statement.tables),
-        statement.rows,
-        schema.functions.names,
-        closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
-        unshared=frozenset(behind) | _in_main(statement.text) if statement.staged else frozenset(schema.tables),
-    )
-
-
-def _in_main(text: Text) -> frozenset[str]:
-    """Return the tables that the text names together with their schema."""
-    tokens = text.tokens
-    return frozenset(
-        tokens[position + 2].name or ""
-        for position in range(len(tokens) - 2)
-        if tokens[position].name in ("main", "temp") and tokens[position + 1].key == "."
-    )
-
-
 def source_of(statement: Statement, needed: Needed, *, shared: bool | None = None) -> Source:
     """Return how the rows of a table are brought."""
     table = needed.table
@@ -207,13 +183,11 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
     SQLite reports those that it reads, but not the ones that USING and NATURAL compare; so all that the text (or a
     view's) names count too.
     """
-    texts = statement.texts
-    if any("NATURAL" in text.keywords() for text, _ in texts):
+    if statement.has_natural_joins:
         return None
-    name = fold(table.name)
-    named = {token.name for text, _ in texts for token in text.tokens}
+    name, named = fold(table.name), statement.all_names
     rowids = frozenset(name for name in ROWIDS if name in named)
-    if not any(stars_matter(text, cores) for text, cores in texts):
+    if not statement.stars_matter:
         # SQLite reports every column for the * in EXISTS (SELECT * ...), which nobody looks at.
         return frozenset(column for column in table.by_name if column in named) | rowids
     read = {access.column for access in statement.prepared.reads if access.table == name}

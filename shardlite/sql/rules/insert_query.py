@@ -31,7 +31,7 @@ from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Gathered, Template, parameters_for
-from shardlite.sql.tokens import Text, Token, TokenKind, closing, tokenize
+from shardlite.sql.tokens import Text, Token, closing, numbered, tokenize
 from shardlite.sql.triggers import trigger_target
 
 _ROWS = "_shardlite_rows"
@@ -101,6 +101,7 @@ def _reading(query: Statement) -> Template | None:
     found = home(query)
     if found is not None:
         return found
+    query = query.expanded or query
     try:
         return one_shard(query) or fan_out(query)
     except NotSupportedError:
@@ -163,7 +164,7 @@ def _form_of(text: Text, table: Table) -> _Form | None:
         return None
     columns = tuple(known[name] for name in names)
     tail = next((i for i in top_positions(tokens) if i > position and _begins_tail(tokens, i)), _end(tokens))
-    query = f"{_numbered(text, 0, first)} {_numbered(text, position, tail)}".strip()
+    query = f"{numbered(text, 0, first)} {numbered(text, position, tail)}".strip()
     return _Form(
         columns,
         query,
@@ -189,19 +190,6 @@ def _begins(keys: list[str], at: int) -> bool:
 
 def _begins_tail(tokens: Sequence[Token], at: int) -> bool:
     return tokens[at].key == "RETURNING" or (tokens[at].key == "ON" and begins_upsert(tokens, at))
-
-
-def _numbered(text: Text, first: int, last: int) -> str:
-    """Return the text of some tokens, each ``?`` with its number."""
-    if first >= last:
-        return ""
-    parts, at = [], text.tokens[first].start
-    for token in text.tokens[first:last]:
-        if token.kind is TokenKind.PARAMETER and token.text[:1] == "?":
-            parts += [text.sql[at : token.start], f"?{token.index}"]
-            at = token.end
-    parts.append(text.sql[at : text.tokens[last - 1].end])
-    return "".join(parts)
 
 
 def _rows_stand_alone(statement: Statement, table: Table, form: _Form) -> bool:
