@@ -111,6 +111,7 @@ MOVED: list[tuple[str, Any, int]] = [
 """What they insert is read first; the bound is of the rows that are brought for that."""
 
 CONFLICTING: list[tuple[str, Any, int]] = [
+    ("WITH src (c, m) AS (SELECT code, n FROM ref) INSERT INTO plain SELECT m, c FROM src ORDER BY 1, 2", (), 43),
     ("INSERT OR IGNORE INTO strict SELECT k, 1 FROM src WHERE k > 3", (), 32),
     ("INSERT OR IGNORE INTO strict SELECT k % 4, NULL FROM src WHERE k > 3", (), 32),
     ("INSERT OR REPLACE INTO heard SELECT k, x FROM src WHERE k > 3", (), 32),

@@ -102,6 +102,8 @@ def _reading(query: Statement) -> Template | None:
     if found is not None:
         return found
     query = query.expanded or query
+    if not query.of_kind(TableKind.SHARDED):
+        return None
     try:
         return one_shard(query) or fan_out(query)
     except NotSupportedError:
