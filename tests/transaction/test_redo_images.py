@@ -230,6 +230,24 @@ def test_a_missing_function_does_nothing(tmp_path: Path) -> None:
         assert dump(there) == wanted
 
 
+@pytest.mark.parametrize("weak", [False, True])
+def test_indexes_on_expressions_of_blobs_stay_sound_in_utf16(weak: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(connect(encoding="UTF-16le")) as here, closing(connect(encoding="UTF-16le")) as there:
+        both((here, there), "CREATE TABLE t(id INTEGER PRIMARY KEY, x)", "CREATE INDEX i ON t(lower(x))")
+        here.run("INSERT INTO t VALUES (1, x'00ff')")
+        section = section_of(here, "t", [1])
+        if weak:
+            made = images._Replay.__init__
+
+            def init(self: Any, *args: Any) -> None:
+                made(self, *args)
+                self._odd = {Text}
+
+            monkeypatch.setattr(images._Replay, "__init__", init)
+        replay(there, section)
+        assert (dump(there) == dump(here)) is not weak
+
+
 Change = Callable[[Sequence[Any]], Sequence[Any]]
 
 
