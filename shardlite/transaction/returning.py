@@ -14,6 +14,16 @@ from shardlite.transaction.definition import TableDefinition
 _VERBS = ("INSERT", "REPLACE", "UPDATE", "DELETE")
 _AFTER_SET = ("WHERE", "FROM", "RETURNING", "ORDER", "LIMIT", "ON")
 _KEEPS_OR_REPLACES = ("REPLACE", "FAIL")
+_UNDONE = frozenset(
+    (
+        sqlite3.SQLITE_CONSTRAINT_CHECK,
+        sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
+        sqlite3.SQLITE_CONSTRAINT_NOTNULL,
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+        sqlite3.SQLITE_CONSTRAINT_ROWID,
+        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+    )
+)
 
 
 def is_plain(text: str, table: TableDefinition) -> bool:
@@ -58,11 +68,11 @@ def with_returning(text: str, table: TableDefinition) -> str:
 def keeps_rows(error: sqlite3.Error) -> bool:
     """Tell whether a statement that failed so may have left changes behind: then the whole table is touched.
 
-    SQLite undoes a statement that meets a constraint (a plain one has no OR FAIL). For another error (a datatype
-    mismatch, a function that fails, a value that is too long) it does so only where a constraint might have stopped it
-    as well, and an error of reading what RETURNING gives undoes nothing.
+    SQLite undoes a statement that meets one of these constraints (a plain one has no OR FAIL). For another error (a
+    datatype mismatch, also one that STRICT finds, a function that fails, a value that is too long) it does so only
+    where such a constraint might have stopped it as well, and an error of reading what RETURNING gives undoes nothing.
     """
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_CONSTRAINT
+    return getattr(error, "sqlite_errorcode", 0) not in _UNDONE
 
 
 def _assigned(tokens: Sequence[Token], top: Sequence[int]) -> set[str]:

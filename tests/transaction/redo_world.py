@@ -38,6 +38,7 @@ _VALUES = (
 _WILD_VALUES = ("9223372036854775807", "random()", "randomblob(3)", "strftime('%f')", "changes()", "total_changes()")
 _WILD_VALUES += ("last_insert_rowid()", "random() % 7", "random() % 7")
 _TYPES = ("", "TEXT", "INT", "REAL", "NUMERIC", "BLOB", "TEXT COLLATE NOCASE", "TEXT COLLATE RTRIM")
+_STRICT_TYPES = ("INT", "TEXT", "REAL", "BLOB", "ANY", "ANY", "ANY COLLATE NOCASE", "TEXT COLLATE NOCASE")
 _CLAUSES = ("", "", "", " ON CONFLICT REPLACE", " ON CONFLICT IGNORE", " ON CONFLICT FAIL", " ON CONFLICT ABORT")
 _ACTIONS = ("CASCADE", "SET NULL", "SET DEFAULT", "NO ACTION", "RESTRICT")
 _TERMS = (
@@ -61,19 +62,25 @@ class World:
         self.values = _VALUES + ODD_TEXTS[self.encoding] + (_WILD_VALUES if self.wild else ())
         self.tables = [f"t{number}" for number in range(self.r.randint(1, 4))]
         self.rowid: dict[str, str | None] = {}
+        self.strict: set[str] = set()
         self.schema = [self._table(table) for table in self.tables]
         self.schema += [sql for table in self.tables for sql in self._indexes(table)]
         self.schema += [self._trigger(number) for number in range(self.r.choice([0, 0, 1, 2, 3]))]
 
     def _table(self, table: str) -> str:
         r, said = self.r, []
+        strict = r.random() < 0.15
+        if strict:
+            self.strict.add(table)
+        types = _STRICT_TYPES if strict else _TYPES
+        other = " ANY" if strict else ""
         kind = r.choice(["alias", "alias", "auto", "rowid", "composite", "without", "without"])
         self.rowid[table] = {"without": None, "alias": "k", "auto": "k"}.get(kind, "rowid")
-        key_type = r.choice(["INT", "TEXT", "TEXT COLLATE NOCASE", "", "REAL"])
+        key_type = r.choice(["INT", "TEXT", "TEXT COLLATE NOCASE", "ANY" if strict else "", "REAL"])
         said.append({"alias": "k INTEGER PRIMARY KEY", "auto": "k INTEGER PRIMARY KEY AUTOINCREMENT"}.get(kind, ""))
         said[0] = said[0] or f"k {key_type}"
         for name in "abc":
-            column = f"{name} {r.choice(_TYPES)}"
+            column = f"{name} {r.choice(types)}"
             if r.random() < 0.2:
                 column += f" NOT NULL{r.choice(_CLAUSES)} DEFAULT {r.choice(['1', chr(39) + 'a' + chr(39), '2.5'])}"
             elif r.random() < 0.2:
@@ -83,20 +90,18 @@ class World:
                 column += f" UNIQUE{r.choice(_CLAUSES)}"
             said.append(column)
         if r.random() < 0.4:
-            said.append(f"g AS (a || {r.choice(['b', 'k', 'c'])}) {r.choice(['STORED', 'VIRTUAL'])}")
+            said.append(f"g{other} AS (a || {r.choice(['b', 'k', 'c'])}) {r.choice(['STORED', 'VIRTUAL'])}")
             said[-1] += r.choice(["", f" UNIQUE{r.choice(_CLAUSES)}"])
         if r.random() < 0.5:
             parent = r.choice(self.tables[: self.tables.index(table) + 1])
             actions = f"ON DELETE {r.choice(_ACTIONS)} ON UPDATE {r.choice(_ACTIONS)}"
             deferred = r.choice(["", " DEFERRABLE INITIALLY DEFERRED"])
-            said.append(f"p {r.choice(['INT', 'TEXT', ''])} DEFAULT {r.choice(['NULL', '1'])}")
+            said.append(f"p {r.choice(['INT', 'TEXT', other])} DEFAULT {r.choice(['NULL', '1'])}")
             said.append(f"FOREIGN KEY (p) REFERENCES {parent}(k) {actions}{deferred}")
         elif r.random() < 0.5:
-            said.append("p")
+            said.append(f"p{other}")
         else:
             said.append("p TEXT")
-        if not any(part.startswith("p") for part in said):
-            said.append("p")
         columns = [part for part in said if not part.startswith("FOREIGN")]
         constraints = [part for part in said if part.startswith("FOREIGN")]
         if kind == "composite":
@@ -105,8 +110,8 @@ class World:
             collation = r.choice(["", " COLLATE NOCASE", " COLLATE BINARY"])
             key = r.choice([f"k{collation}", f"k, b{collation}", f"b{collation} DESC, k"])
             constraints.insert(0, f"PRIMARY KEY ({key})")
-        end = " WITHOUT ROWID" if kind == "without" else ""
-        return f"CREATE TABLE {table}({', '.join(columns + constraints)}){end}"
+        options = ["WITHOUT ROWID"] * (kind == "without") + ["STRICT"] * strict
+        return f"CREATE TABLE {table}({', '.join(columns + constraints)}) {', '.join(options)}"
 
     def _indexes(self, table: str) -> list[str]:
         r = self.r
@@ -332,7 +337,9 @@ class Rounds:
     def _statement(self, capture: KeyCapture, definitions: Definitions, touched: Touched, table: str, sql: str) -> None:
         self.log.append(sql)
         definition = definitions.table(self.captured, table)
-        if is_plain(sql, definition) and self.r.random() < 0.5:
+        # With BEFORE triggers, as the twin has them, a wrong type in a STRICT table is found before a conflict is.
+        alike = not (definition.unique and table in self.world.strict)
+        if alike and is_plain(sql, definition) and self.r.random() < 0.5:
             self.log[-1] += "  -- by RETURNING"
             here = self._answer(self.captured, with_returning(sql, definition), capture)
             if isinstance(here[0], list):

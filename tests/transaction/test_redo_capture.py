@@ -509,6 +509,7 @@ def test_the_rowid_stands_before_order_and_limit(conn: Connection) -> None:
     [
         ("INSERT OR IGNORE INTO t VALUES (1, 1), ('x', 2)", [1]),
         ("INSERT OR IGNORE INTO t SELECT value, abs(value) FROM json_each('[1, 2, -9223372036854775808]')", []),
+        ("INSERT INTO t VALUES (1, 1), (2, x'00') -- STRICT", [1]),
         ("INSERT INTO t VALUES (1, 1), (1, 2)", []),
         ("INSERT INTO t VALUES (1, 1), (2, NULL)", []),
         ("INSERT INTO t(id, x, p) VALUES (1, 1, NULL), (2, 2, 77)", []),
@@ -516,7 +517,8 @@ def test_the_rowid_stands_before_order_and_limit(conn: Connection) -> None:
 )
 def test_a_statement_that_fails_may_keep_rows(conn: Connection, sql: str, kept: list[int]) -> None:
     parent = ", p DEFAULT NULL REFERENCES t" if "p)" in sql else ""
-    conn.run(f"CREATE TABLE t(id INTEGER PRIMARY KEY, x NOT NULL{parent})")
+    columns = "id INT, x INT) STRICT" if "STRICT" in sql else f"id INTEGER PRIMARY KEY, x NOT NULL{parent})"
+    conn.run(f"CREATE TABLE t({columns}")
     table = Definitions(conn).table(conn, "t")
     conn.run("BEGIN")
     assert is_plain(sql, table)
