@@ -18,10 +18,12 @@ from shardlite.driver import sqlite3
 from shardlite.errors import Error, reraise
 from shardlite.execute.deadline import Deadline
 from shardlite.execute.exchange import SHARED_BYTES, Answer, attach, detach, limit_size, memory_uri
+from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.workers import run_on_shards
 from shardlite.shard.sqlite import SqliteShard
-from shardlite.sql.plan import Move, Program
+from shardlite.sql.inits import Asked
+from shardlite.sql.plan import Init, Move, Program
 from shardlite.sql.reduction import SHARED
 
 INDEX_FROM = 200
@@ -37,6 +39,7 @@ class Coordinator:
         encoding = state.layout.encoding
         self.connection = sqlite3.connect("", isolation_level=None, check_same_thread=False, uri=True)
         self.rows_moved = 0
+        self._shared = ""
         self._deadline = deadline or Deadline("", None, 0)
         try:
             for pragma in (f"journal_mode = {'MEMORY' if undo else 'OFF'}", "synchronous = OFF"):
@@ -58,12 +61,10 @@ class Coordinator:
 
     def bring(self, program: Program, shards: Mapping[int, SqliteShard], sessions: Mapping[int, Connection]) -> None:
         """Bring the rows of all moves: stage by stage those of the shared database, then the others."""
-        if not program.shared:
+        if not program.shared and not program.inits:
             self.load(program.moves, shards, sessions)
             return
-        uri = memory_uri()
-        self.run(f"ATTACH '{uri}' AS {SHARED}")
-        limit_size(self.connection.execute, SHARED, SHARED_BYTES)
+        uri = self.share()
         attached: list[Connection] = []
         try:
             for shard, session in sessions.items():
@@ -80,6 +81,29 @@ class Coordinator:
         finally:
             for session in attached:
                 detach(session, SHARED)
+
+    def share(self) -> str:
+        """Make the database that shards see as well, unless it is there, and return its name."""
+        if not self._shared:
+            uri = memory_uri()
+            self.run(f"ATTACH '{uri}' AS {SHARED}")
+            self._shared = uri
+            limit_size(self.connection.execute, SHARED, SHARED_BYTES)
+        return self._shared
+
+    def take(self, init: Init, result: Result) -> None:
+        """Put the result of a subquery into its table of the shared database."""
+        self.run(init.create)
+        insert = f"{init.insert} VALUES ({', '.join('?' * init.width)})"
+        if init.asked is Asked.ROWS:
+            while rows := result.fetchmany(_BATCH):
+                self._in_transaction(insert, rows)
+                self.rows_moved += len(rows)
+        elif (row := result.fetchone()) is not None:
+            self._in_transaction(insert, [(1,) if init.asked is Asked.EXISTENCE else row])
+            self.rows_moved += 1
+        result.close()
+        self.rows_moved += result.rows_moved
 
     def load(
         self,

@@ -14,7 +14,7 @@ from shardlite.driver import sqlite3
 from shardlite.errors import InternalError
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
-from shardlite.execute.exchange import attach, detach, memory_uri
+from shardlite.execute.exchange import attach, detach
 from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError
@@ -61,16 +61,34 @@ def explain(database: Database, state: State, plan: Plan) -> Result:
     prefix = _QUERY_PLAN if words == _QUERY_PLAN.split() else "EXPLAIN"
     answer = _Rows(prefix == _QUERY_PLAN)
     with ExitStack() as stack:
-        shards = sorted({*inner.shards, *(step.shard for step in inner.steps)})
-        sessions = stack.enter_context(_sessions(database, shards))
-        if inner.program is None:
-            for step in inner.steps:
-                _ask(database, sessions, answer, step.shard, "", f"{prefix} {step.sql}", step.parameters)
-        else:
-            _explain_program(database, state, inner, inner.program, sessions, answer, prefix)
+        sessions = stack.enter_context(_sessions(database, sorted(_shards(inner))))
+        _explain_part(database, state, inner, sessions, answer, prefix, "")
         if not database.is_current(state):
             raise StaleEpochError
     return Result(answer.columns, iter(answer.rows))
+
+
+def _shards(plan: Plan) -> set[int]:
+    """Return the shards that a plan asks, those of its subqueries among them."""
+    inits = () if plan.program is None else plan.program.inits
+    return {*plan.shards, *(step.shard for step in plan.steps)}.union(*(_shards(init.plan) for init in inits))
+
+
+def _explain_part(
+    database: Database,
+    state: State,
+    plan: Plan,
+    sessions: dict[int, Connection],
+    answer: _Rows,
+    prefix: str,
+    title: str,
+) -> None:
+    """Ask for a statement, or a subquery that is evaluated before it: its name stands before every heading then."""
+    if plan.program is not None:
+        _explain_program(database, state, plan, plan.program, sessions, answer, prefix, title)
+        return
+    for step in plan.steps:
+        _ask(database, sessions, answer, step.shard, title.removesuffix(": "), f"{prefix} {step.sql}", step.parameters)
 
 
 @contextmanager
@@ -107,11 +125,15 @@ def _explain_program(
     sessions: dict[int, Connection],
     answer: _Rows,
     prefix: str,
+    title: str,
 ) -> None:
+    for init in program.inits:
+        _explain_part(database, state, init.plan, sessions, answer, prefix, f"{title}{init.into}: ")
     with closing(Coordinator(state)) as coordinator, ExitStack() as stack:
-        if program.shared:
-            uri = memory_uri()
-            coordinator.run(f"ATTACH '{uri}' AS {SHARED}")
+        if program.shared or program.inits:
+            uri = coordinator.share()
+            for init in program.inits:
+                coordinator.run(init.create)
             for session in sessions.values():
                 stack.callback(detach, session, SHARED)
                 attach(session, uri, SHARED)
@@ -121,10 +143,11 @@ def _explain_program(
                     coordinator.run(sql)
             for shard in sorted({shard for move in stage for shard in move.shards}):
                 for move in _of(stage, shard):
-                    _ask(database, sessions, answer, shard, move.into, f"{prefix} {move.sql}", move.parameters)
+                    sql = f"{prefix} {move.sql}"
+                    _ask(database, sessions, answer, shard, f"{title}{move.into}", sql, move.parameters)
         for sql in program.setup:
             coordinator.run(sql)
-        answer.add(None, "", coordinator.run(f"{prefix} {plan.sql}", program.parameters))
+        answer.add(None, title.removesuffix(": "), coordinator.run(f"{prefix} {plan.sql}", program.parameters))
 
 
 def _of(stage: Sequence[Move], shard: int) -> list[Move]:

@@ -7,7 +7,8 @@ columns and functions used, behind views and triggers too.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from shardlite.names import fold, is_reserved
 from shardlite.router.catalog_file import SchemaObject
 from shardlite.sql.facts import Access, Prepared, StatementKind
 from shardlite.sql.pragmas import OWN_TABLES
+from shardlite.sql.reduction import SHARED
 from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of
 
 _DELETE, _INSERT, _READ, _UPDATE, _FUNCTION = 9, 18, 20, 23, 31
@@ -168,8 +170,22 @@ class PlanningConnection:
         """Register a collation as ``sqlite3.Connection.create_collation`` does."""
         self.register(lambda c: c.create_collation(name, call))
 
-    def prepare(self, sql: str) -> Prepared:
-        """Say what a statement means, without running it.
+    @contextmanager
+    def _beside(self, tables: Sequence[str]) -> Iterator[None]:
+        """Let the shared database be there meanwhile, with these tables; the lock is held."""
+        if not tables:
+            yield
+            return
+        self._connection.execute(f"ATTACH ':memory:' AS {SHARED}")
+        try:
+            for sql in tables:
+                self._connection.execute(sql)
+            yield
+        finally:
+            self._connection.execute(f"DETACH {SHARED}")
+
+    def prepare(self, sql: str, beside: Sequence[str] = ()) -> Prepared:
+        """Say what a statement means, without running it. ``beside``: CREATE texts of tables of the shared database.
 
         Raises SQLite's own errors as shardlite's classes: bad syntax, unknown tables and columns, several statements.
         Schema changes, transaction control, ATTACH and VACUUM are only named, not prepared.
@@ -186,7 +202,7 @@ class PlanningConnection:
             # A PRAGMA isn't prepared either: some, such as foreign_keys, take effect while SQLite prepares them.
             pragma = _pragma_of(text) if kind is StatementKind.PRAGMA else None
             return Prepared(sql, kind, readonly=kind in _READ_ONLY, pragma=pragma)
-        log, opcodes = self._explain(sql, text)
+        log, opcodes = self._explain(sql, text, beside)
         own = log.own_behind or any(_names_own_table(token) for token in text.tokens)
         return Prepared(
             sql,
@@ -201,8 +217,8 @@ class PlanningConnection:
             schema_read=own,
         )
 
-    def _explain(self, sql: str, text: Text) -> tuple[_Log, frozenset[str]]:
-        with self._lock:
+    def _explain(self, sql: str, text: Text, beside: Sequence[str]) -> tuple[_Log, frozenset[str]]:
+        with self._lock, self._beside(beside):
             self._log = log = _Log()
             self._connection.set_authorizer(log.note)
             self._connection.text_factory = (
@@ -220,13 +236,13 @@ class PlanningConnection:
             raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
         return log, frozenset(row[1].decode("ascii") for row in rows)
 
-    def columns(self, sql: str) -> tuple[str, ...]:
+    def columns(self, sql: str, beside: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the names of a query's result columns; empty where they can't be told without running it.
 
-        Runs the query over no rows, for a bounded number of steps, so registered functions may be called.
+        ``beside``: as for ``prepare``. Runs the query over no rows, for a bounded number of steps, so registered functions may be called.
         """
         text = tokenize(sql)
-        with self._lock:
+        with self._lock, self._beside(beside):
             self._connection.set_progress_handler(lambda: 1, _COLUMN_STEPS)
             try:
                 # A virtual table may refuse the NULLs that stand for parameters: with LIMIT 0 it isn't asked.

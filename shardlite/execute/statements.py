@@ -112,8 +112,8 @@ class StatementRunner:
                 ddl=texts,
                 indexes=indexes,
             ),
-            lambda sql: self._db.planning().prepare(sql),
-            lambda sql: self._db.planning().columns(sql),
+            lambda sql, beside=(): self._db.planning().prepare(sql, beside),
+            lambda sql, beside=(): self._db.planning().columns(sql, beside),
             self._sizes.rows,
         )
         self._planner = (state, made)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from shardlite.router.keys import KeyType
+from shardlite.sql.inits import Asked
 
 Value: TypeAlias = Any
 """None, int, float, str, bytes (or what the driver adapts to one of them)."""
@@ -118,6 +119,23 @@ class Move(NamedTuple):
         return f"move to {self.into} from shards {where}: {_one_line(self.sql)}"
 
 
+class Init(NamedTuple):
+    """A subquery that is evaluated before the statement: its result goes into a table of the shared database."""
+
+    into: str
+    """The table's name there."""
+    create: str
+    insert: str
+    """``INSERT INTO t``, without the values."""
+    width: int
+    asked: Asked
+    plan: Plan
+
+    def __str__(self) -> str:
+        lines = str(self.plan).splitlines()
+        return "\n".join([f"init {self.into} ({self.asked}): {lines[0]}", *lines[1:]])
+
+
 class Program(NamedTuple):
     """What is brought to the coordinator before the plan's ``sql`` runs there."""
 
@@ -133,6 +151,8 @@ class Program(NamedTuple):
     """Before that, stage by stage: what goes to the database that the shards see as well."""
     past: bool = False
     """The statement asks for changes(), total_changes() or last_insert_rowid()."""
+    inits: tuple[Init, ...] = ()
+    """Subqueries whose results come before all else."""
 
 
 class Into(NamedTuple):
@@ -194,7 +214,13 @@ class Plan(NamedTuple):
     fails: str = ""
     """An INSERT of which a row can't be inserted, in SQLite's words, though a shard would take it: don't ask."""
     on_overflow: Callable[[], Plan] | None = None
-    """PUSH_DOWN: the plan to run where adding the shards' integers fails; whether it fails is a matter of order."""
+    """What has a program: the plan to run where this one fails and another may not.
+
+    Whether adding the shards' integers fails is a matter of order; the shared database may be full; what one file
+    wouldn't have evaluated may fail.
+    """
+    columns: tuple[str, ...] = ()
+    """The names of the result's columns, where ``sql`` would give others."""
 
     into: Into | None = None
     """INSERT_QUERY: where the rows go that ``sql`` gives on the coordinator."""
@@ -241,6 +267,7 @@ class Plan(NamedTuple):
         if self.merge_rowid:
             lines.append("merge: by rowid")
         if self.program is not None:
+            lines.extend(map(str, self.program.inits))
             for stage in self.program.shared:
                 lines.extend(f"share {move}" for move in stage)
             lines.extend(map(str, self.program.moves))
@@ -255,7 +282,7 @@ class Plan(NamedTuple):
         else:
             lines.append(f"sql: {_one_line(self.sql)}")
         marks = ["", *("├─ " for _ in lines[1:-1]), "└─ "]
-        return "\n".join(mark + line for mark, line in zip(marks, lines, strict=True))
+        return "\n".join(mark + line.replace("\n", "\n│  ") for mark, line in zip(marks, lines, strict=True))
 
 
 def _one_line(sql: str, limit: int = 400) -> str:

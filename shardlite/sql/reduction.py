@@ -55,13 +55,16 @@ class Reduction:
         *,
         closed: frozenset[str] = frozenset(),
         unshared: frozenset[str] = frozenset(),
+        inits: frozenset[str] = frozenset(),
     ) -> None:
         """``texts``: the statement, and the views that it uses.
 
         ``closed`` holds names that may mean something else than the table: all its rows are needed. ``unshared`` are
         tables that have to stand in the coordinator's own database, where a view or ``main.t`` looks for them.
+        ``inits`` stand in the shared database already.
         """
         self._unshared = unshared
+        self._inits = inits
         self._tables = tables
         self._places = {name: at for name, at in mentions_of(texts, tables).items() if name not in closed}
         self._own = {
@@ -131,6 +134,13 @@ class Reduction:
         return None, None
 
     def _semi_join(self, table: Table, mine: Mention, other: Mention, made: Needed) -> str | None:
+        if other.item.name in self._inits:
+            if self._rows(self._tables[other.item.name]) > made.rows * 0.5:
+                return None
+            return (
+                f"{quote(table.name)}.{quote(mine.column.name)} "
+                f"IN (SELECT {quote(other.column.name)} FROM {SHARED}.{other.item.name})"
+            )
         there = self.needed.get(other.item.name)
         if there is None or not there.condition or there.rows > made.rows * 0.5:
             return None

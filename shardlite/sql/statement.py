@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shardlite.names import fold
 from shardlite.router.table import Column, Table, TableKind
 from shardlite.sql.cores import Core, cores_of
-from shardlite.sql.facts import Prepared, Schema, StatementKind
+from shardlite.sql.facts import Columns, Prepare, Prepared, Schema, StatementKind
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.parse import Parsed, parse
 from shardlite.sql.tokens import Text, TokenKind, closing, tokenize
@@ -28,13 +28,17 @@ class Statement:
         self,
         prepared: Prepared,
         schema: Schema,
-        columns: Callable[[str], tuple[str, ...]],
+        columns: Columns,
         rows: Callable[[Table], int] | None = None,
-        prepare: Callable[[str], Prepared] | None = None,
+        prepare: Prepare | None = None,
         *,
         staged: bool = True,
+        inits: frozenset[str] = frozenset(),
     ) -> None:
-        """``staged``: rows that shards share may be brought first, for others to be held against them."""
+        """``staged``: rows that shards share may be brought first, for others to be held against them.
+
+        ``inits``: the tables (folded names) of the shared database that hold results of its subqueries.
+        """
         self.prepared = prepared
         self.schema = schema
         self.columns = columns
@@ -42,13 +46,14 @@ class Statement:
         """About how many rows a table has, over all shards."""
         self.text: Text = tokenize(prepared.sql)
         self.staged = staged
-        self._prepare = prepare
+        self.inits = inits
+        self.prepare = prepare
 
     def query(self, sql: str) -> Statement | None:
         """Return a query that is a part of it, as a statement that is answered inside a transaction over the shards."""
-        if self._prepare is None:
+        if self.prepare is None:
             return None
-        return Statement(self._prepare(sql), self.schema, self.columns, self.rows, self._prepare, staged=False)
+        return Statement(self.prepare(sql), self.schema, self.columns, self.rows, self.prepare, staged=False)
 
     @property
     def sql(self) -> str:
@@ -104,7 +109,7 @@ class Statement:
     def tables(self) -> tuple[Table, ...]:
         """All base tables that SQLite reads or writes for it, behind views, triggers and foreign keys too, by name."""
         names = {access.table for access in self.prepared.reads | self.prepared.writes} | self.named
-        found = [self.schema.tables[name] for name in names if name in self.schema.tables]
+        found = [self.schema.tables[name] for name in names - self.inits if name in self.schema.tables]
         return tuple(sorted(found, key=lambda table: fold(table.name)))
 
     @cached_property

@@ -75,7 +75,7 @@ def _pushed(statement: Statement, reduction: Reduction, sent: Sequence[Table]) -
         for name, table in statement.schema.tables.items()
     }
     schema = replace(statement.schema, tables=tables)
-    as_if = Statement(statement.prepared, schema, statement.columns, statement.rows)
+    as_if = Statement(statement.prepared, schema, statement.columns, statement.rows, inits=statement.inits)
     found = push_down(as_if)
     if not isinstance(found, PushedDown):
         return None

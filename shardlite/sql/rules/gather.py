@@ -155,6 +155,7 @@ def reduction_of(statement: Statement) -> Reduction:
         schema.functions.names,
         closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
         unshared=frozenset(behind) | _in_main(statement.text) if statement.staged else frozenset(schema.tables),
+        inits=statement.inits,
     )
 
 

@@ -1,0 +1,455 @@
+"""Queries with subqueries that look at nothing around them: those are evaluated first, as PostgreSQL's InitPlan.
+
+States. (1) Each such subquery of an expression that reads sharded or single tables, and the same text only once, is
+planned as a statement of its own, by any rule. (2) When the statement runs, its result goes into a table of the shared
+database, before any connection for the rest is taken. (3) The text, in which ``(SELECT +_shardlite_0 FROM ...)`` stands
+in the subquery's place, is planned as if that table were a reference table: on one shard, pushed down, with a
+broadcast, or gathered, where its conditions then leave rows out.
+
+Invariants. A column of that table has the affinity and collation of the result column, and holds its values as they
+are. A scalar subquery gives its first row only, as its own plan orders them. What fails on the way (one file may never
+have evaluated it) makes the statement run as a gather. Parameters keep their numbers, result columns their names.
+
+Not where: the subquery sees the rows around it, a CTE or another's clock; its types can't be told; its result is
+large; a REAL sum in it may meet a sum of the same numbers elsewhere, which would have to be the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from shardlite.errors import Error
+from shardlite.names import quote
+from shardlite.router.keys import Affinity
+from shardlite.router.table import Column, Table, TableKind
+from shardlite.sql.clauses import PART, Unsure, part_column, render, top
+from shardlite.sql.cores import Core, Span, conjuncts, top_positions
+from shardlite.sql.facts import StatementKind
+from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
+from shardlite.sql.inits import INIT, Asked, Subquery, in_from, subqueries_of
+from shardlite.sql.names_in import cte_names
+from shardlite.sql.pins import one_key
+from shardlite.sql.reduction import MOST_SHARED_ROWS, SHARED
+from shardlite.sql.result_columns import ResultColumn, result_columns
+from shardlite.sql.rules.broadcast import broadcast
+from shardlite.sql.rules.common import pins_of
+from shardlite.sql.rules.gather import gather, reduction_of
+from shardlite.sql.rules.push_down import push_down
+from shardlite.sql.statement import Statement
+from shardlite.sql.template import FannedOut, Gathered, InitSource, PushedDown, Source, Template, WithInits
+from shardlite.sql.tokens import Text, TokenKind, tokenize
+
+_WORTH = 0.95
+"""Init plans are made where they move fewer rows than a gather would."""
+_BY_ORDER = AGGREGATES - {"count"}
+"""Aggregates whose last digits, or whose order, depend on the order of the rows."""
+_EXISTENCE = ResultColumn(None, "BINARY")
+
+Plans = Callable[[str], Template]
+
+
+@dataclass(frozen=True, slots=True)
+class _Init:
+    """A subquery that can be evaluated first. ``rows``: about how many its result has; ``moved``: for having it."""
+
+    subquery: Subquery
+    columns: tuple[ResultColumn, ...]
+    sql: str
+    template: Template
+    rows: float
+    moved: float
+
+
+def init_plan(statement: Statement, plans: Plans) -> WithInits | None:
+    """Evaluate subqueries first; None where there are none, or where that can't be or doesn't pay.
+
+    ``plans`` gives the template of a text.
+    """
+    if statement.kind is not StatementKind.SELECT or not statement.prepared.readonly or statement.prepare is None:
+        return None
+    found = _inits(statement, plans)
+    if not found:
+        return None
+    names = statement.columns(_without_limit(statement.text))
+    try:
+        otherwise = gather(statement)
+    except Error:
+        return None
+    if otherwise is None or not names:
+        return None
+    whole = sum(needed.rows for needed in reduction_of(statement).needed.values())
+    # What is local to the shard may stay where it is: a long list of keys needn't be sent.
+    rows = [init for init in found if init.subquery.asked is Asked.ROWS]
+    attempts = [[init for init in found if init not in rows], found] if rows else [found]
+    for inits in attempts:
+        if inits and sum(init.moved + init.rows for init in inits) <= whole * _WORTH:
+            made = _attempt(statement, inits, names, otherwise, whole)
+            if made is not None:
+                return made
+    return None
+
+
+# -- subqueries ----------------------------------------------------------------------------------------------------
+
+
+def _inits(statement: Statement, plans: Plans) -> list[_Init]:
+    """Return the outermost subqueries that can be evaluated first."""
+    found: list[_Init] = []
+    end = 0
+    for subquery in subqueries_of(statement.text, statement.cores):
+        if subquery.span.start < end:
+            continue
+        init = _init(statement, subquery, plans)
+        if init is not None:
+            found.append(init)
+            end = subquery.span.end
+    return found
+
+
+def _init(statement: Statement, subquery: Subquery, plans: Plans) -> _Init | None:
+    text = statement.text
+    inner = Span(subquery.span.start + 1, subquery.span.end - 1)
+    if _names_a_cte(text, subquery.span) or statement.prepare is None:
+        return None
+    sql = render(text, inner)
+    try:
+        # In backticks a name is never taken for a string: what is no column in here is one of the rows around it.
+        prepared = statement.prepare(render(text, inner, _in_backticks(text, inner)))
+    except Error:
+        return None
+    query = Statement(replace(prepared, sql=sql), statement.schema, statement.columns, statement.rows)
+    if all(table.kind is TableKind.REFERENCE for table in query.tables) or prepared.schema_read:
+        return None
+    if not prepared.readonly or not_shardable(
+        prepared.functions - AGGREGATES - WINDOWS, query.text, statement.schema.functions
+    ):
+        return None
+    if _carries_json(statement, prepared.functions, subquery.span):
+        return None
+    try:
+        columns = _columns(query, subquery)
+    except Unsure:
+        return None
+    if prepared.functions & _BY_ORDER and _may_meet_itself(statement, subquery, query):
+        return None
+    if subquery.asked is not Asked.ROWS:
+        sql = _first_row(query)
+    try:
+        template = plans(sql)
+    except Error:
+        return None
+    rows, moved = _size(query, subquery.asked, template)
+    if rows > MOST_SHARED_ROWS:
+        return None
+    return _Init(subquery, columns, sql, template, rows, moved)
+
+
+def _names_a_cte(text: Text, span: Span) -> bool:
+    """Tell whether a name that the text gives to a common table expression around it stands in a subquery."""
+    names = cte_names(replace(text, tokens=(*text.tokens[: span.start], *text.tokens[span.end :])))
+    return any(token.name in names for token in text.tokens[span.start : span.end])
+
+
+def _in_backticks(text: Text, span: Span) -> dict[int, tuple[int, str]]:
+    """Return the names in double quotes, each with other quotes."""
+    return {
+        at: (at + 1, "`" + text.tokens[at].value.replace("`", "``") + "`")
+        for at in range(*span)
+        if text.tokens[at].kind is TokenKind.QUOTED and text.tokens[at].text[0] == '"'
+    }
+
+
+def _carries_json(statement: Statement, functions: frozenset[str], span: Span) -> bool:
+    """Tell whether JSON may come out of a subquery into a function that tells it from text, as no table does."""
+    if not any(name.startswith(("json", "->")) for name in functions):
+        return False
+    tokens = statement.text.tokens
+    outside = (*tokens[: span.start], *tokens[span.end :])
+    return bool(statement.views) or any(
+        (token.name or "").startswith("json") or token.key in ("->", "->>") for token in outside
+    )
+
+
+def _columns(query: Statement, subquery: Subquery) -> tuple[ResultColumn, ...]:
+    if subquery.asked is Asked.EXISTENCE:
+        return (_EXISTENCE,)
+    tables = {name: table for name, table in query.schema.tables.items() if name not in query.inits}
+    if cte_names(query.text):
+        raise Unsure("WITH")
+    return tuple(result_columns(query.text, query.cores, tables))
+
+
+def _first_row(query: Statement) -> str:
+    """Return the text that gives the first row of a query."""
+    text = query.text
+    if any(text.tokens[at].key in ("LIMIT", "VALUES") for at in top_positions(text.tokens)) or _has_one_row(query):
+        return text.sql
+    return f"{text.sql} LIMIT 1"
+
+
+def _has_one_row(query: Statement) -> bool:
+    """Tell whether a query is one SELECT of aggregates over all its rows."""
+    outer = [core for core in query.cores if core.parent is None]
+    if len(outer) != 1 or outer[0].group is not None or query.text.head != "SELECT":
+        return False
+    tokens, columns = query.text.tokens, outer[0].columns
+    return any(
+        tokens[at].name in AGGREGATES | {"min", "max"} and tokens[at + 1].key == "(" for at in top(tokens, columns)
+    ) and not any(tokens[at].key == "OVER" for at in range(*columns))
+
+
+def _size(query: Statement, asked: Asked, template: Template) -> tuple[float, float]:
+    """Estimate how many rows a subquery's result has, and how many are moved for it before."""
+    needed = [one for one in reduction_of(query).needed.values() if one.table.kind is not TableKind.REFERENCE]
+    moved = sum(one.rows for one in needed)
+    rows = max((one.rows for one in needed), default=1.0)
+    if asked is not Asked.ROWS or _has_one_row(query):
+        rows = 1.0
+    if isinstance(template, WithInits):
+        template = template.outer
+    if isinstance(template, Gathered):
+        return rows, moved
+    if isinstance(template, PushedDown) and template.shared:
+        return rows, moved - max(one.rows for one in needed)
+    return rows, 0.0
+
+
+# -- the same bits -------------------------------------------------------------------------------------------------
+
+
+def _may_meet_itself(statement: Statement, subquery: Subquery, query: Statement) -> bool:
+    """Tell whether a subquery's sum may be compared with a sum of the same numbers that is computed elsewhere.
+
+    Both would have to be added in one order. What WHERE and ON compare it with are stored values, unless a query or a
+    view in FROM computed them; HAVING and a result column have sums of their own.
+    """
+    if _is_scaled(statement, subquery, query):
+        return False
+    tokens, around = statement.text.tokens, subquery.around
+    at = subquery.span.start
+    region = Span(0, len(tokens))
+    if around is not None:
+        conditions = [span for span in (around.where, *(item.on for item in around.items)) if span is not None]
+        holding = [part for span in conditions if span.start <= at < span.end for part in conjuncts(tokens, span)]
+        holding = [part for part in holding if part.start <= at < part.end]
+        if holding:
+            region = holding[0]
+        elif around.parent is None and not around.distinct and _is_alone(statement):
+            if around.having is not None and around.having.start <= at < around.having.end:
+                region = Span(around.columns.start, around.having.end)
+            elif around.columns.start <= at < around.columns.end:
+                region = _output(statement, around, at)
+    if region == Span(0, len(tokens)) and statement.views:
+        return True
+    if any(
+        tokens[i].name in _BY_ORDER and i + 1 < len(tokens) and tokens[i + 1].key == "("
+        for i in range(*region)
+        if not subquery.span.start <= i < subquery.span.end
+    ):
+        return True
+    return _sees_computed(statement, around)
+
+
+def _is_alone(statement: Statement) -> bool:
+    return sum(core.parent is None for core in statement.cores) == 1
+
+
+def _output(statement: Statement, core: Core, at: int) -> Span:
+    """Return the result column that holds a position."""
+    tokens = statement.text.tokens
+    commas = [i for i in top(tokens, core.columns) if tokens[i].key == ","]
+    start = max((i + 1 for i in commas if i < at), default=core.columns.start)
+    return Span(start, min((i for i in commas if i > at), default=core.columns.end))
+
+
+def _sees_computed(statement: Statement, core: Core | None) -> bool:
+    """Tell whether something else than a table stands in the FROM of a SELECT, or of one whose columns it sees."""
+    ctes = cte_names(statement.text)
+    while core is not None:
+        for item in core.items:
+            if item.name not in statement.schema.tables or item.name in ctes or item.function:
+                return True
+        if core.nested:
+            return True
+        parent = core.parent
+        core = None if in_from(parent, core.span.start) else parent
+    return False
+
+
+def _is_scaled(statement: Statement, subquery: Subquery, query: Statement) -> bool:
+    """Tell whether the subquery's value is a product with a number by which nothing else is multiplied."""
+    tokens = query.text.tokens
+    outer = [core for core in query.cores if core.parent is None]
+    if len(outer) != 1 or subquery.asked is not Asked.ROW:
+        return False
+    places = list(top(tokens, outer[0].columns))
+    operators = {tokens[at].key for at in places if tokens[at].kind is TokenKind.OPERATOR} - {"(", ")", "."}
+    factors = [tokens[at].text for at in places if tokens[at].kind is TokenKind.NUMBER]
+    if operators != {"*"} or len(factors) != 1 or float(factors[0].replace("_", "")) in (0.0, 1.0):
+        return False
+    outside = (*statement.text.tokens[: subquery.span.start], *statement.text.tokens[subquery.span.end :])
+    return all(token.text != factors[0] for token in outside)
+
+
+# -- the text around -----------------------------------------------------------------------------------------------
+
+
+def _without_limit(text: Text) -> str:
+    """Return the text up to its LIMIT: SQLite refuses NULL there, and its parameters have no values yet."""
+    at = next((at for at in top_positions(text.tokens) if text.tokens[at].key == "LIMIT"), None)
+    return text.sql if at is None else text.sql[: text.tokens[at].start]
+
+
+def _attempt(
+    statement: Statement, inits: Sequence[_Init], names: tuple[str, ...], otherwise: Gathered, whole: float
+) -> WithInits | None:
+    """Plan the text with these subqueries evaluated first."""
+    sources, tables, places = _sources(inits)
+    beside = tuple(source.create for source in sources)
+    as_if = _as_if(statement, inits, places, tables, beside, names)
+    if as_if is None:
+        return None
+    moved = sum(init.moved + init.rows for init in inits)
+    outer = _planned(as_if, names) or _gathered(as_if, whole - moved)
+    if outer is None:
+        return None
+    counted = "a subquery is" if len(sources) == 1 else f"{len(sources)} subqueries are"
+    return WithInits(
+        statement.text,
+        tuple(sources),
+        outer,
+        otherwise,
+        statement.table_names,
+        f"{counted} evaluated first; {outer.reason}",
+        names,
+    )
+
+
+def _sources(inits: Sequence[_Init]) -> tuple[list[InitSource], dict[str, tuple[Table, float]], list[str]]:
+    """Return the results' tables, each once, and for each subquery the name of its own."""
+    known: dict[tuple[str, Asked], str] = {}
+    sources: list[InitSource] = []
+    tables: dict[str, tuple[Table, float]] = {}
+    places = []
+    for init in inits:
+        key = (init.sql, init.subquery.asked)
+        if key not in known:
+            name = known[key] = f"{INIT}{len(known)}"
+            width = len(init.columns)
+            declared = ", ".join(column.declared(index) for index, column in enumerate(init.columns))
+            create = f"CREATE TABLE {SHARED}.{name}({declared})"
+            into = f"INSERT INTO {SHARED}.{name}"
+            sources.append(InitSource(name, create, into, width, init.subquery.asked, init.sql, init.template))
+            columns = tuple(
+                Column(part_column(i), "", c.affinity or Affinity.BLOB, c.collation, False, None, 0, False)
+                for i, c in enumerate(init.columns)
+            )
+            tables[name] = Table(name, TableKind.REFERENCE, columns), init.rows
+        places.append(known[key])
+    return sources, tables, places
+
+
+def _as_if(
+    statement: Statement,
+    inits: Sequence[_Init],
+    places: Sequence[str],
+    tables: dict[str, tuple[Table, float]],
+    beside: tuple[str, ...],
+    names: tuple[str, ...],
+) -> Statement | None:
+    """Return the statement whose text reads the results; None where SQLite understands it otherwise."""
+    if statement.prepare is None:
+        return None
+    sql = _spliced(statement.text, inits, places)
+    text = tokenize(sql)
+    if any(
+        token.kind in (TokenKind.QUOTED, TokenKind.STRING) and "select" in (token.name or "") for token in text.tokens
+    ):
+        return None  # perhaps the name of a column that a subquery's text has given
+    try:
+        prepared = statement.prepare(sql, beside)
+    except Error:
+        return None
+    own = {sql: names, _without_limit(text): names}
+    columns = statement.columns
+    if len(columns(_without_limit(text), beside)) != len(names):
+        return None
+
+    return Statement(
+        prepared,
+        replace(statement.schema, tables={**statement.schema.tables, **{name: t for name, (t, _) in tables.items()}}),
+        lambda sql, also=(): own.get(sql) or columns(sql, (*beside, *also)),
+        lambda table: int(tables[table.name][1]) if table.name in tables else statement.rows(table),
+        statement.prepare,
+        inits=frozenset(tables),
+    )
+
+
+def _spliced(text: Text, inits: Sequence[_Init], places: Sequence[str]) -> str:
+    """Return the text with numbered parameters, in which the results are read in the subqueries' places."""
+    sql, tokens = text.sql, text.tokens
+    edits = [
+        (token.start, token.end, f"?{token.index}")
+        for at, token in enumerate(tokens)
+        if token.kind is TokenKind.PARAMETER
+        and token.text[0] == "?"
+        and not any(init.subquery.span.start <= at < init.subquery.span.end for init in inits)
+    ]
+    for init, name in zip(inits, places, strict=True):
+        start, end = init.subquery.span
+        listed = ", ".join(column.read(index) for index, column in enumerate(init.columns))
+        edits.append((tokens[start].start, tokens[end - 1].end, f"(SELECT {listed} FROM {SHARED}.{name})"))
+    for begin, stop, piece in sorted(edits, reverse=True):
+        sql = sql[:begin] + piece + sql[stop:]
+    return sql
+
+
+def _planned(as_if: Statement, names: tuple[str, ...]) -> PushedDown | None:
+    """Plan the text by the rules that let shards do the work."""
+    if not as_if.of_kind(TableKind.SHARDED):
+        if not as_if.tables:
+            return None
+        source = _part(as_if.sql, len(names), everywhere=False)
+        return _collected(as_if, source, names, "the home shard has the other tables")
+    pins = pins_of(as_if)
+    if pins is not None and one_key(pins) is not None and not as_if.of_kind(TableKind.SINGLE):
+        tables = ", ".join(sorted({pin.table for pin in pins}))
+        source = _part(as_if.sql, len(names), everywhere=True)
+        return _collected(as_if, replace(source, pins=pins), names, f"the key of {tables} is pinned")
+    found = push_down(as_if)
+    if isinstance(found, PushedDown):
+        return replace(found, whole=False)
+    if isinstance(found, FannedOut):
+        width = len(names) + found.merge_rowid
+        source = replace(_part(found.sql, width, everywhere=True), pins=found.pins)
+        return _collected(as_if, source, names, found.reason, by_rowid=found.merge_rowid)
+    sent = broadcast(as_if)
+    return None if sent is None else replace(sent, whole=False)
+
+
+def _part(sql: str, width: int, *, everywhere: bool) -> Source:
+    listed = ", ".join(map(part_column, range(width)))
+    return Source(PART, f"CREATE TABLE {PART}({listed})", f"INSERT INTO {PART}({listed})", width, sql, everywhere)
+
+
+def _collected(
+    as_if: Statement, part: Source, names: Sequence[str], reason: str, *, by_rowid: bool = False
+) -> PushedDown:
+    """Return the plan of a text whose rows on the shards are those of the answer."""
+    shown = ", ".join(f"{part_column(i + by_rowid)} AS {quote(name)}" for i, name in enumerate(names))
+    order = part_column(0) if by_rowid else f"{PART}.rowid"
+    final = f"SELECT {shown} FROM {PART} ORDER BY {order}"
+    return PushedDown(final, as_if.text, part, reason, as_if.table_names, None, whole=False)
+
+
+def _gathered(as_if: Statement, most: float) -> Gathered | None:
+    """Gather the rows that the text needs where the results leave enough of them out."""
+    needed = reduction_of(as_if).needed.values()
+    if as_if.tables and sum(one.rows for one in needed) > most * _WORTH:
+        return None
+    try:
+        found = gather(as_if)
+    except Error:
+        return None
+    return found
