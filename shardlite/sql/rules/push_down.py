@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shardlite.router.table import TableKind
 from shardlite.sql.clauses import PART, Select, Sources, Texts, Unsure, part_column, read_select
 from shardlite.sql.compound import Arm, Compound
-from shardlite.sql.cores import Core, Span
+from shardlite.sql.cores import Core, Span, top_positions
 from shardlite.sql.derived import derived_core, derived_table
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
@@ -66,7 +66,8 @@ def _push_down(statement: Statement) -> PushedDown | FannedOut | None:
     if statement.schema.functions.names & _OWN:
         return None  # a function of the user's own by the name of one that is taken apart here
     cores = statement.cores
-    outer = [core for core in cores if core.parent is None]
+    plain = frozenset(top_positions(text.tokens))
+    outer = [core for core in cores if core.span.start in plain]
     roots = [scope for scope in scopes.scopes if scope.parent is None]
     if not outer or len(cores) != len(scopes.scopes):
         return None
@@ -130,6 +131,8 @@ def _query(statement: Statement, core: Core, scope: Scope, end: int) -> _Query:
     select = read_select(text, core, end)
     sources = Sources(text, core, scope.sources)
     inner = inside(statement.cores, core)
+    # Those of ORDER BY stand behind it.
+    inner += [each for each in statement.cores if each.parent is None and core.span.end < each.span.start < end]
     if inner:
         require_local_subqueries(text, inner, scopes, core, scope, sources)
     grouped = _is_grouped(select, inner)

@@ -1,0 +1,249 @@
+"""Subqueries that are evaluated first, against one plain file: what comparisons mean, what fails, what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from sharded import SHARD_COUNTS, Cluster, Definition, Template, ask, plain
+
+from shardlite.driver import sqlite3
+from shardlite.errors import ProgrammingError, StatementTimeoutError
+from shardlite.sql.plan import Plan, PlanKind
+
+ROWS = Definition(
+    (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a INT, x REAL, s TEXT, n TEXT COLLATE NOCASE, v, d NUMERIC, b BLOB)",
+        "CREATE TABLE u (k INTEGER, i INT, s TEXT, n TEXT COLLATE NOCASE, r TEXT COLLATE RTRIM, v, d NUMERIC, x REAL)",
+        "CREATE TABLE docs (k INTEGER PRIMARY KEY, j TEXT)",
+        "CREATE TABLE big (k INTEGER PRIMARY KEY, i INT)",
+        "CREATE TABLE none (k INTEGER PRIMARY KEY, i INT)",
+        "CREATE TABLE ref (code INT, s TEXT)",
+        "CREATE TABLE alone (id INTEGER PRIMARY KEY, i INT, s TEXT)",
+        "CREATE TABLE sums (k INTEGER PRIMARY KEY, g INT, x REAL)",
+        "CREATE VIEW busy AS SELECT i, count(*) AS times FROM u GROUP BY i",
+    ),
+    keys={name: ("id" if name == "t" else "k",) for name in ("t", "u", "docs", "big", "none", "sums")},
+    references=frozenset({"ref"}),
+    rows=(
+        (
+            "INSERT INTO t VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    *(i, i % 7, i / 8, ("5", "a", "A", "b ", None, "07")[i % 6], ("a", "B", "b", None)[i % 4]),
+                    *((5, "5", 5.0, b"5", None, "a", "A")[i % 7], (1, "1.0", "x", 2.5)[i % 4], (b"a", "a", 1)[i % 3]),
+                )
+                for i in range(1, 41)
+            ],
+        ),
+        (
+            "INSERT INTO u VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    *(i * 3 % 17, (i * 5 % 9) or None, ("5", "a", "B", None, "05")[i % 5], ("A", "b", "C")[i % 3]),
+                    *(("a", "a ", "b  ")[i % 3], ("5", 5, b"a", "a", 2.5)[i % 5], (5, "7", "z")[i % 3], i * 0.1),
+                )
+                for i in range(1, 31)
+            ],
+        ),
+        ("INSERT INTO docs VALUES (?, ?)", [(1, "[1, 2]"), (2, '{"a": 5}'), (3, "no JSON"), (4, "[5]")]),
+        ("INSERT INTO big VALUES (?, ?)", [(i, 2**62) for i in range(1, 9)]),
+        ("INSERT INTO ref VALUES (?, ?)", [(1, "a"), (2, "B"), (5, "5")]),
+        ("INSERT INTO alone VALUES (?, ?, ?)", [(1, 3, "a"), (2, 5, "b ")]),
+        ("INSERT INTO sums VALUES (?, ?, ?)", [(i, i % 5, 0.1 * 1.7**i * (-1) ** i) for i in range(1, 61)]),
+    ),
+)
+FIRST: list[tuple[str, Any]] = [
+    # what is asked, and where it stands
+    ("SELECT id FROM t WHERE x > (SELECT avg(x) FROM t) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE a IN (SELECT i FROM u WHERE s = 'a') ORDER BY id", ()),
+    ("SELECT id FROM t WHERE a NOT IN (SELECT i FROM u WHERE i > 3) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE a NOT IN (SELECT i FROM u) ORDER BY id", ()),
+    ("SELECT count(*) FROM t WHERE a NOT IN (SELECT i FROM none)", ()),
+    ("SELECT count(*) FROM t WHERE EXISTS (SELECT * FROM u WHERE i = 4) AND a > 1", ()),
+    ("SELECT count(*) FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE i > 100)", ()),
+    ("SELECT count(*) FROM t WHERE EXISTS (SELECT 1 FROM u LIMIT 0)", ()),
+    ("SELECT count(*) FROM t WHERE EXISTS (SELECT count(*) FROM none)", ()),
+    ("SELECT count(*), sum(a) FROM t WHERE (a, s) IN (SELECT i, s FROM u)", ()),
+    ("SELECT count(*) FROM t WHERE (a, s) = (SELECT i, s FROM u WHERE i = 5 AND s = 'a')", ()),
+    ("SELECT count(*) FROM t WHERE (a, n) <= (SELECT max(i), 'b' FROM u)", ()),
+    ("SELECT a, count(*) FROM t GROUP BY a HAVING count(*) > (SELECT count(*) / 6 FROM u) ORDER BY a", ()),
+    ("SELECT a, count(*) FROM t GROUP BY a HAVING max(id) IN (SELECT i * 5 FROM u) ORDER BY a", ()),
+    ("SELECT a, count(*) FROM t GROUP BY a HAVING EXISTS (SELECT 1 FROM u WHERE i = 2) ORDER BY a", ()),
+    ("SELECT a, (SELECT max(i) FROM u), count(*) FROM t GROUP BY a ORDER BY a", ()),
+    ("SELECT id, (SELECT max(i) FROM u) FROM t ORDER BY id", ()),
+    ("SELECT id, (SELECT  max( i )  /* most */ FROM u) + 1, ? || 'x' FROM t ORDER BY id", ("y",)),
+    ("SELECT id FROM t ORDER BY a > (SELECT avg(i) FROM u), id", ()),
+    ("SELECT id FROM t ORDER BY a IN (SELECT i FROM u WHERE i < 4) DESC, id LIMIT 7", ()),
+    ("SELECT CASE WHEN EXISTS (SELECT 1 FROM u WHERE i = 3) THEN a ELSE -a END c, count(*) FROM t GROUP BY c", ()),
+    ("SELECT sum(a * (SELECT max(i) FROM u)), max(x + (SELECT min(i) FROM u)) FROM t", ()),
+    ("SELECT t.id, r.s FROM t JOIN ref r ON r.code = t.a AND t.id > (SELECT avg(k) FROM u) ORDER BY 1", ()),
+    ("SELECT t.id, r.s FROM t LEFT JOIN ref r ON r.code IN (SELECT i FROM u WHERE s = 'a') ORDER BY 1, 2", ()),
+    ("SELECT count(*) FROM (SELECT id FROM t WHERE a < (SELECT avg(i) FROM u)) AS few", ()),
+    ("SELECT id FROM t WHERE a = 1 AND a < (SELECT max(i) FROM u) UNION SELECT k FROM docs ORDER BY 1", ()),
+    ("SELECT a FROM t UNION ALL SELECT k FROM docs WHERE k > (SELECT avg(k) FROM docs) ORDER BY 1", ()),
+    ("SELECT id FROM t WHERE id = 12 AND a < (SELECT max(i) FROM u)", ()),
+    ("SELECT id, s FROM t WHERE id = ? AND a IN (SELECT i FROM u WHERE i < ?)", (12, 8)),
+    ("SELECT DISTINCT a FROM t WHERE id > (SELECT count(*) FROM u) ORDER BY a", ()),
+    ("SELECT count(*) FROM t WHERE a > (SELECT i FROM alone ORDER BY i LIMIT 1)", ()),
+    ("SELECT s, i FROM alone WHERE i IN (SELECT a FROM t WHERE id > 5) ORDER BY i", ()),
+    ("SELECT code FROM ref WHERE code < (SELECT avg(a) FROM t) ORDER BY code", ()),
+    ("SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM u WHERE s = 'a')", ()),
+    ("VALUES (1, (SELECT max(id) FROM t)), (2, (SELECT count(*) FROM u))", ()),
+    ("SELECT count(*) FROM t WHERE a < (SELECT max(times) FROM busy)", ()),
+    # the first row of several, and none
+    ("SELECT id FROM t WHERE a = (SELECT i FROM u ORDER BY k, i DESC) ORDER BY id", ()),
+    ("SELECT count(*), (SELECT s FROM t) FROM u", ()),
+    ("SELECT count(*), (SELECT id FROM t WHERE a = 3) FROM u", ()),
+    ("SELECT count(*), (SELECT i FROM u ORDER BY x LIMIT 1 OFFSET 4) FROM t", ()),
+    ("SELECT count(*), (SELECT i FROM none) IS NULL FROM t", ()),
+    ("SELECT count(*) FROM t WHERE a > (SELECT max(i) FROM none)", ()),
+    ("SELECT count(*) FROM t WHERE (a, s) IS NOT (SELECT i, 'x' FROM none)", ()),
+    ("SELECT count(*), (SELECT a FROM t WHERE id = 3 UNION SELECT i FROM u ORDER BY 1 DESC) FROM t", ()),
+    # affinity and collation
+    *(
+        (f"SELECT id FROM t WHERE {left} {how} (SELECT {right} FROM u{limit}) ORDER BY id", ())
+        for left in ("s", "n", "v", "d", "+s", "a", "b", "CAST(a AS TEXT)", "lower(n)")
+        for right in ("i", "s", "n", "r", "v", "d", "+n", "i + 0", "s || ''", "CAST(i AS TEXT)", "upper(n)")
+        for how, limit in (("IN", ""), ("=", " ORDER BY x LIMIT 1"))
+    ),
+    ("SELECT id FROM t WHERE s IN (SELECT n COLLATE BINARY FROM u) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE s IN (SELECT s COLLATE NOCASE FROM u) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE upper(s) IN (SELECT +n FROM u) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE lower(s) COLLATE NOCASE IN (SELECT s FROM u) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE (lower(s), a) IN (SELECT n, i FROM u) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE (lower(s), 1) = (SELECT n, 1 FROM u WHERE n = 'a') ORDER BY id", ()),
+    ("SELECT id FROM t WHERE s IN (SELECT max(n COLLATE NOCASE) FROM u GROUP BY i) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE s = (SELECT CAST(5 AS INTEGER) FROM u) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE s = (SELECT 5 FROM u) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE a BETWEEN (SELECT s FROM u WHERE s = '05') AND (SELECT max(v) FROM u) ORDER BY id", ()),
+    ("SELECT typeof((SELECT d FROM u WHERE d = 5)), typeof((SELECT v FROM u ORDER BY x LIMIT 1)) FROM t", ()),
+    # parameters
+    ("SELECT id FROM t WHERE a > ? AND a < (SELECT max(i) FROM u WHERE k < ?) AND id <> ? ORDER BY id", (1, 12, 9)),
+    ("SELECT id FROM t WHERE a < (SELECT max(i) FROM u WHERE k < ?) AND s > (SELECT ?) ORDER BY id", (12, "0")),
+    ("SELECT id FROM t WHERE id <> ?2 AND a < (SELECT max(i) FROM u WHERE k < ?1 OR k = ?2) ORDER BY id", (5, 9)),
+    ("SELECT id FROM t WHERE a > :low AND a < (SELECT max(i) - :by FROM u) ORDER BY id", {"low": 1, "by": 2}),
+    ("SELECT id FROM t WHERE a < (SELECT max(i) - @by FROM u) AND a > @low ORDER BY id", (2, 1)),
+    ("SELECT id FROM t WHERE a IN (SELECT i FROM u ORDER BY i LIMIT ?) ORDER BY id LIMIT ? OFFSET ?", (9, 4, 1)),
+    # nested
+    ("SELECT id FROM t WHERE a > (SELECT avg(i) FROM u WHERE i < (SELECT max(a) FROM t)) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE a IN (SELECT i FROM u WHERE s IN (SELECT s FROM alone)) ORDER BY id", ()),
+    ("SELECT id FROM t WHERE a > (SELECT avg(i) FROM u) AND a IN (SELECT i FROM u) ORDER BY id", ()),
+    (
+        "SELECT count(*) FROM u WHERE EXISTS (SELECT 1 FROM u w WHERE w.k = u.k AND w.i > u.i "
+        "AND w.i > (SELECT avg(a) FROM t))",
+        (),
+    ),
+    ('SELECT id FROM t WHERE a IN (SELECT "i" FROM u WHERE "s" > \'a\') ORDER BY id', ()),
+    ("SELECT id FROM t WHERE EXISTS (WITH w AS (SELECT i FROM u) SELECT 1 FROM w) AND id < 9 ORDER BY id", ()),
+    ("SELECT id FROM t ORDER BY id LIMIT (SELECT count(*) / 4 FROM u)", ()),
+    # twice
+    ("SELECT id, (SELECT max(i) FROM u) FROM t WHERE a > (SELECT max(i) FROM u) - 4 ORDER BY id", ()),
+    # bits: what REAL sums are compared with
+    ("SELECT k FROM sums WHERE x > (SELECT avg(x) FROM sums) ORDER BY k", ()),
+    ("SELECT g FROM sums GROUP BY g HAVING sum(x) > (SELECT sum(x) * 0.25 FROM sums) ORDER BY g", ()),
+    ("SELECT g, count(*), sum(g) FROM sums WHERE x < (SELECT avg(x) FROM sums) GROUP BY g ORDER BY g", ()),
+]
+"""Answered with a subquery evaluated first."""
+NOT_FIRST: list[tuple[str, Any]] = [
+    # the row around, by a name that would be a string elsewhere
+    ('SELECT id FROM t WHERE a = (SELECT max(i) FROM u WHERE i <= "a") ORDER BY id', ()),
+    ('SELECT id FROM t WHERE x > (SELECT "a" FROM docs) ORDER BY id', ()),
+    ('SELECT id FROM t WHERE s = (SELECT "b " FROM docs) ORDER BY id', ()),
+    ("SELECT id FROM t o WHERE a > (SELECT avg(i) FROM u WHERE u.x < o.x) ORDER BY id", ()),
+    ("SELECT a FROM t GROUP BY a HAVING (SELECT count(*) FROM u WHERE i < max(t.id)) > 20 ORDER BY a", ()),
+    # a CTE by the name of a table
+    ("WITH u AS (SELECT 99 AS i) SELECT count(*) FROM t WHERE a < (SELECT max(i) FROM u)", ()),
+    ("WITH w(i) AS (SELECT max(i) FROM u) SELECT count(*) FROM t WHERE a < (SELECT i FROM w)", ()),
+    # its first value would have to be the same bits
+    (
+        "SELECT g FROM sums GROUP BY g HAVING sum(x) = (SELECT max(y) FROM (SELECT sum(x) AS y FROM sums GROUP BY g))",
+        (),
+    ),
+    (
+        "SELECT g, y FROM (SELECT g, sum(x) AS y FROM sums GROUP BY g) WHERE y >= "
+        "(SELECT max(y) FROM (SELECT sum(x) AS y FROM sums GROUP BY g))",
+        (),
+    ),
+    ("SELECT avg(x) = (SELECT avg(x) FROM sums) FROM sums", ()),
+    ("SELECT (SELECT total(x) FROM sums) UNION SELECT total(x) FROM sums", ()),
+    ("SELECT count(*) FROM none WHERE (SELECT sum(x) FROM sums) <> (SELECT sum(x) FROM sums WHERE k < 99)", ()),
+    ("SELECT sum(x) AS y FROM sums HAVING y = (SELECT sum(x) FROM sums)", ()),
+    # JSON stays JSON
+    ("SELECT json_array((SELECT json_group_array(k) FROM docs)), count(*) FROM t", ()),
+    # which type its column has there can't be told
+    ("SELECT count(*) FROM t WHERE a IN (SELECT i FROM busy WHERE times > 3)", ()),
+    ("SELECT count(*) FROM t WHERE a IN (WITH w AS (SELECT i FROM u) SELECT i FROM w)", ()),
+    ("SELECT count(*) FROM t WHERE s IN (SELECT i FROM u UNION SELECT s FROM u)", ()),
+    ("SELECT count(*) FROM t WHERE s IN (SELECT likely(s) FROM u)", ()),
+    # another value each time
+    ("SELECT count(*) FROM t WHERE a > (SELECT i + random() * 0 FROM u WHERE i = 1) AND a IN (SELECT 1)", ()),
+    ("SELECT count(*) > 0 FROM t WHERE (SELECT max(k) || date('now') FROM u) < CURRENT_TIMESTAMP || 'z'", ()),
+]
+"""Answered otherwise."""
+NEVER_ASKED: list[tuple[str, Any]] = [
+    ("SELECT i FROM none WHERE i > (SELECT sum(i) FROM big)", ()),
+    ("SELECT count(*) FROM none WHERE i > (SELECT abs(min(-9223372036854775807 - 1)) FROM big)", ()),
+    ("SELECT count(*) FROM t WHERE a > 99 AND a > (SELECT max(json_extract(j, '$.a')) FROM docs)", ()),
+    ("SELECT count(*) FROM t WHERE a > 99 AND a IN (SELECT k FROM docs ORDER BY k LIMIT 'many')", ()),
+    ("SELECT CASE WHEN a < 99 THEN a ELSE (SELECT sum(i) FROM big) END FROM t ORDER BY id", ()),
+    ("SELECT coalesce(a, (SELECT sum(i) FROM big)) FROM t ORDER BY id", ()),
+]
+"""One file doesn't evaluate the subquery, which would fail."""
+FAILS: list[tuple[str, Any]] = [
+    ("SELECT count(*) FROM t WHERE id > (SELECT sum(i) FROM big)", ()),
+    ("SELECT count(*) FROM t WHERE a < (SELECT max(json_extract(j, '$.a')) FROM docs)", ()),
+    ("SELECT count(*) FROM t WHERE a IN (SELECT k FROM docs ORDER BY k LIMIT 'many')", ()),
+]
+Sides = tuple[sqlite3.Connection, list[Cluster]]
+
+
+@pytest.fixture(scope="module")
+def sides() -> Iterator[Sides]:
+    whole = plain(ROWS)
+    with Template(ROWS) as template, ExitStack() as stack:
+        yield whole, [stack.enter_context(template.cluster(count)) for count in SHARD_COUNTS]
+    whole.close()
+
+
+def first_of(plan: Plan) -> int:
+    """Count the subqueries that are evaluated first."""
+    return 0 if plan.program is None else len(plan.program.inits)
+
+
+def check(sides: Sides, sql: str, parameters: Any) -> Plan:
+    """Compare one query's answers; return its plan at four shards."""
+    whole, clusters = sides
+    expected = ask(whole, sql, parameters)
+    for cluster in clusters:
+        found = cluster.run(sql, parameters)
+        ordered = "ORDER BY" in sql.rpartition(")")[2]
+        plan = cluster.plan(sql, parameters)
+        assert found.shown(ordered=ordered) == expected.shown(ordered=ordered), f"{sql}\n{parameters}\n{plan}"
+    return clusters[2].plan(sql, parameters)
+
+
+@pytest.mark.parametrize(("sql", "parameters"), FIRST, ids=[sql for sql, _ in FIRST])
+def test_evaluated_first(sides: Sides, sql: str, parameters: Any) -> None:
+    assert not ask(sides[0], sql, parameters).error
+    assert first_of(check(sides, sql, parameters)) > 0
+
+
+@pytest.mark.parametrize(("sql", "parameters"), NOT_FIRST, ids=[sql for sql, _ in NOT_FIRST])
+def test_not_evaluated_first(sides: Sides, sql: str, parameters: Any) -> None:
+    assert not ask(sides[0], sql, parameters).error
+    assert first_of(check(sides, sql, parameters)) == 0
+
+
+@pytest.mark.parametrize(("sql", "parameters"), NEVER_ASKED, ids=[sql for sql, _ in NEVER_ASKED])
+def test_what_one_file_never_evaluates_does_not_fail(sides: Sides, sql: str, parameters: Any) -> None:
+    assert not ask(sides[0], sql, parameters).error
+    assert first_of(check(sides, sql, parameters)) > 0
+
+
+@pytest.mark.parametrize(("sql", "parameters"), FAILS, ids=[sql for sql, _ in FAILS])
+def test_what_one_file_evaluates_fails(sides: Sides, sql: str, parameters: Any) -> None:
+    assert ask(sides[0], sql, parameters).error
+    assert first_of(check(sides, sql, parameters)) > 0
