@@ -18,6 +18,8 @@ from shardlite.sql.plan import Move
 
 FEW = 150
 """Rows that come through Python: up to here attaching a database costs more than it saves."""
+FEW_COMPUTED = 5_000
+"""The same for rows that are computed: beyond, they are computed once more."""
 EXCHANGE_BYTES = 64 << 20
 """What the exchange databases of all shards may hold together, for one statement."""
 SHARED_BYTES = 256 << 20
@@ -97,17 +99,18 @@ class Answer:
 
     def _ask(self, move: Move) -> list[Any] | None:
         """Read a shard's rows; None where they are many or hold text that is no Unicode, which Python can't carry."""
+        few = FEW_COMPUTED if move.computed else FEW
         try:
             cursor = self.session.stream(move.sql, move.parameters)
             try:
-                rows = cursor.fetchmany(FEW + 1)
+                rows = cursor.fetchmany(few + 1)
             finally:
                 cursor.close()
         except sqlite3.Error as error:
             if "Could not decode to UTF-8" in str(error):
                 return None
             self.shard.fail(error, move.sql)
-        return rows if len(rows) <= FEW else None
+        return rows if len(rows) <= few else None
 
 
 class Exchange:

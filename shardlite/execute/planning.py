@@ -239,7 +239,8 @@ class PlanningConnection:
     def columns(self, sql: str, beside: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the names of a query's result columns; empty where they can't be told without running it.
 
-        ``beside``: as for ``prepare``. Runs the query over no rows, for a bounded number of steps, so registered functions may be called.
+        ``beside``: as for ``prepare``. Runs the query over no rows, for a bounded number of steps, so registered
+        functions may be called.
         """
         text = tokenize(sql)
         with self._lock, self._beside(beside):

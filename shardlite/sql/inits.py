@@ -33,6 +33,11 @@ class Subquery:
     asked: Asked
     around: Core | None
 
+    @property
+    def inner(self) -> Span:
+        """The query without its parentheses."""
+        return Span(self.span.start + 1, self.span.end - 1)
+
 
 def init_end(tokens: Sequence[Token], position: int) -> int:
     """Return the position after the reading of a result that begins at a position; 0 where there is none."""

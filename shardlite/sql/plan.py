@@ -113,6 +113,8 @@ class Move(NamedTuple):
     """Indexes that are worth making where many rows come."""
     whole: str = ""
     """``sql`` without a condition that depends on parameters, for a statement that runs with several sets of them."""
+    computed: bool = False
+    """``sql`` computes its rows: to run it once more costs more than to read some thousand of them."""
 
     def __str__(self) -> str:
         where = ", ".join(map(str, self.shards))

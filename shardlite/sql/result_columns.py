@@ -70,8 +70,8 @@ def _columns(text: Text, core: Core, tables: Mapping[str, Table]) -> list[Result
             continue
         if sources is None:
             raise Unsure("* of a query")
-        for found in sources.expand(output.star):
-            columns.append(_of_table(found.source.table, found.column, found.affinity, found.collation))
+        expanded = sources.expand(output.star)
+        columns += [_of_table(found.source.table, found.column, found.affinity, found.collation) for found in expanded]
     return columns
 
 
@@ -127,7 +127,7 @@ class _Reader:
         start, end = span = stripped(tokens, span)
         nothing = ResultColumn(None, "BINARY")
         first = tokens[start]
-        if first.key in ("CASE", "-", "~", "NOT", "EXISTS") or end - start == 1 and first.kind in _CONSTANTS:
+        if first.key in ("CASE", "-", "~", "NOT", "EXISTS") or (end - start == 1 and first.kind in _CONSTANTS):
             return nothing
         if first.key == "+":
             return nothing._replace(collation=self._plain(Span(start + 1, end)).collation)

@@ -8,8 +8,8 @@ from functools import lru_cache, partial
 from typing import Protocol
 
 from shardlite.errors import InternalError, NotSupportedError, RoutingError
-from shardlite.sql.pins import Bound, Pin, Point, Values
 from shardlite.sql.inits import Asked
+from shardlite.sql.pins import Bound, Pin, Point, Values
 from shardlite.sql.plan import Init, LayoutView, Move, Parameters, Plan, PlanKind, Program
 from shardlite.sql.tokens import Text, tokenize
 
@@ -193,12 +193,17 @@ class Source:
     """The stage at which it goes to the shared database; None: it goes to the coordinator's own."""
     whole: str = ""
     """``sql`` without a condition that depends on parameters; "" where it has none."""
+    computed: bool = False
+    """``sql`` computes its rows."""
 
     def bind(self, text: Text, values: Values, parameters: Parameters, layout: LayoutView) -> Move:
         """Return the move for these parameters."""
         shards = _shards(self.pins, values, layout) if self.everywhere else (0,)
         given = parameters_for(self.sql, text, parameters)
-        return Move(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes, self.whole)
+        return Move(
+            *(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes, self.whole),
+            computed=self.computed,
+        )
 
 
 def stages_of(bound: Sequence[tuple[int | None, Move]]) -> tuple[tuple[Move, ...], ...]:

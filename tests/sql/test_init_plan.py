@@ -11,7 +11,7 @@ from sharded import SHARD_COUNTS, Cluster, Definition, Template, ask, plain
 
 from shardlite.driver import sqlite3
 from shardlite.errors import ProgrammingError, StatementTimeoutError
-from shardlite.sql.plan import Plan, PlanKind
+from shardlite.sql.plan import Plan
 
 ROWS = Definition(
     (
@@ -144,6 +144,9 @@ FIRST: list[tuple[str, Any]] = [
     # bits: what REAL sums are compared with
     ("SELECT k FROM sums WHERE x > (SELECT avg(x) FROM sums) ORDER BY k", ()),
     ("SELECT g FROM sums GROUP BY g HAVING sum(x) > (SELECT sum(x) * 0.25 FROM sums) ORDER BY g", ()),
+    ("SELECT g FROM sums GROUP BY g HAVING sum(x) > (SELECT avg(x) FROM sums) ORDER BY g", ()),
+    ("SELECT g FROM sums GROUP BY g HAVING sum(x) < (SELECT sum(g) FROM sums) ORDER BY g", ()),
+    ("SELECT k FROM sums WHERE x > (SELECT avg(x) FROM sums) OR -x > (SELECT avg(x) FROM sums) ORDER BY k", ()),
     ("SELECT g, count(*), sum(g) FROM sums WHERE x < (SELECT avg(x) FROM sums) GROUP BY g ORDER BY g", ()),
 ]
 """Answered with a subquery evaluated first."""
@@ -167,6 +170,8 @@ NOT_FIRST: list[tuple[str, Any]] = [
         "(SELECT max(y) FROM (SELECT sum(x) AS y FROM sums GROUP BY g))",
         (),
     ),
+    ("SELECT g FROM sums GROUP BY g HAVING sum(x) / count(x) = (SELECT avg(x) FROM sums WHERE g = 1) ORDER BY g", ()),
+    ("SELECT g FROM sums WHERE g = 1 GROUP BY g HAVING 2 * sum(x) >= (SELECT 2 * sum(x) FROM sums WHERE g = 1)", ()),
     ("SELECT avg(x) = (SELECT avg(x) FROM sums) FROM sums", ()),
     ("SELECT (SELECT total(x) FROM sums) UNION SELECT total(x) FROM sums", ()),
     ("SELECT count(*) FROM none WHERE (SELECT sum(x) FROM sums) <> (SELECT sum(x) FROM sums WHERE k < 99)", ()),
@@ -247,3 +252,79 @@ def test_what_one_file_never_evaluates_does_not_fail(sides: Sides, sql: str, par
 def test_what_one_file_evaluates_fails(sides: Sides, sql: str, parameters: Any) -> None:
     assert ask(sides[0], sql, parameters).error
     assert first_of(check(sides, sql, parameters)) > 0
+
+
+def test_the_same_text_is_computed_once(sides: Sides) -> None:
+    sql = "SELECT id, (SELECT max(i) FROM u) FROM t WHERE a > (SELECT max(i) FROM u) - 4 ORDER BY id"
+    assert first_of(check(sides, sql, ())) == 1
+    assert first_of(check(sides, sql.replace("max(i) FROM u) - 4", "max( i) FROM u) - 4"), ())) == 2
+
+
+def test_a_subquery_in_one_evaluated_first(sides: Sides) -> None:
+    sql = "SELECT id FROM t WHERE a > (SELECT avg(i) FROM u WHERE i < (SELECT max(a) FROM t)) ORDER BY id"
+    plan = check(sides, sql, ())
+    assert plan.program is not None
+    assert first_of(plan.program.inits[0].plan) == 1
+    text = str(plan)
+    assert text.index("init _shardlite_init_0") < text.index("├─ move to")
+    assert text.count("init _shardlite_init_0 (its first row)") == 2
+
+
+def test_a_large_result_is_not_sent(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    sql = "SELECT count(*) FROM t WHERE a IN (SELECT i FROM u WHERE i > 1)"
+    monkeypatch.setattr("shardlite.sql.rules.init_plan.MOST_SHARED_ROWS", 3)
+    assert first_of(check(sides, f"{sql} /* few rows are allowed */", ())) == 0
+    monkeypatch.undo()
+    assert first_of(check(sides, sql, ())) == 1
+
+
+@pytest.mark.parametrize("parameters", [(), (1,), (1, 2, 3)])
+def test_parameters_are_counted(sides: Sides, parameters: tuple[int, ...]) -> None:
+    whole, clusters = sides
+    sql = "SELECT id FROM t WHERE a > ? AND a < (SELECT max(i) FROM u WHERE k < ?)"
+    with pytest.raises(sqlite3.ProgrammingError) as expected:
+        whole.execute(sql, parameters)
+    for cluster in clusters:
+        with pytest.raises(ProgrammingError) as caught:
+            cluster.manager.execute(sql, parameters)
+        assert str(caught.value) == str(expected.value)
+
+
+def test_the_deadline_holds_for_subqueries(sides: Sides) -> None:
+    sql = "SELECT count(*) FROM t WHERE a < (SELECT count(*) FROM u a, u b, u c, u d, u e, u f)"
+    for cluster in sides[1]:
+        if cluster.manager.num_shards > 1:
+            assert first_of(cluster.plan(sql)) == 1
+        with pytest.raises(StatementTimeoutError):
+            cluster.manager.execute(sql, timeout=0.2)
+        assert cluster.run("SELECT count(*) FROM t").rows == [(40,)]
+
+
+def test_nothing_stays_attached(sides: Sides) -> None:
+    cluster = sides[1][2]
+    assert cluster.run("SELECT id FROM t WHERE x > (SELECT avg(x) FROM t)").rows
+    for shard in cluster.manager.shard_ids:
+        with cluster.manager.pool(shard).connection() as connection:
+            assert [row[1] for row in connection.execute("PRAGMA database_list")] == ["main"]
+
+
+def test_explain_query_plan_tells_of_subqueries(sides: Sides) -> None:
+    cluster = sides[1][2]
+    told = cluster.run("EXPLAIN QUERY PLAN SELECT id FROM t WHERE x > (SELECT avg(x) FROM t WHERE id < ?)", (9,))
+    assert told.error == ""
+    headings = [row[3] for row in told.rows if row[1] == 0]
+    assert headings[0] == "SHARD 0: _shardlite_init_0: _shardlite_part"
+    assert headings[4] == "COORDINATOR: _shardlite_init_0"
+    assert headings[5:] == [*(f"SHARD {shard}: _shardlite_part" for shard in range(4)), "COORDINATOR"]
+    assert cluster.run("EXPLAIN SELECT id FROM t WHERE x > (SELECT avg(x) FROM t)").error == ""
+
+
+def test_text_that_is_no_unicode_goes_as_it_is(sides: Sides) -> None:
+    sql = "SELECT count(*) FROM t WHERE a >= (SELECT CAST(x'ff' AS TEXT) FROM u ORDER BY k LIMIT 1)"
+    assert first_of(check(sides, sql, ())) == 1
+
+
+def test_no_name_of_ours_is_a_users(sides: Sides) -> None:
+    for cluster in sides[1]:
+        found = cluster.run("SELECT id FROM t WHERE a = (SELECT c FROM _shardlite_shared._shardlite_init_0)")
+        assert found.error.startswith("OperationalError: no such table: _shardlite_shared._shardlite_init_0")

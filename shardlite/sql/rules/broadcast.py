@@ -64,7 +64,9 @@ def _anchors(reduction: Reduction, spread: Sequence[Table]) -> list[tuple[Table,
 
 
 def _cost(reduction: Reduction, spread: Sequence[Table], stay: Sequence[Table]) -> float:
-    return sum(reduction.needed[fold(table.name)].rows for table in spread if table not in stay)
+    sent = {fold(table.name) for table in spread if table not in stay}
+    # What their conditions look at is sent as well, be it of a table that stays.
+    return sum(reduction.needed[name].rows for name in reduction.with_used(sent))
 
 
 def _pushed(statement: Statement, reduction: Reduction, sent: Sequence[Table]) -> PushedDown | None:

@@ -16,7 +16,7 @@ large; a REAL sum in it may meet a sum of the same numbers elsewhere, which woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shardlite.errors import Error
@@ -24,26 +24,29 @@ from shardlite.names import quote
 from shardlite.router.keys import Affinity
 from shardlite.router.table import Column, Table, TableKind
 from shardlite.sql.clauses import PART, Unsure, part_column, render, top
-from shardlite.sql.cores import Core, Span, conjuncts, top_positions
+from shardlite.sql.cores import Span, top_positions
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
-from shardlite.sql.inits import INIT, Asked, Subquery, in_from, subqueries_of
+from shardlite.sql.inits import INIT, Asked, Subquery, subqueries_of
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.pins import one_key
-from shardlite.sql.reduction import MOST_SHARED_ROWS, SHARED
+from shardlite.sql.reduction import MOST_SHARED_ROWS, SHARED, Needed
 from shardlite.sql.result_columns import ResultColumn, result_columns
 from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.common import pins_of
 from shardlite.sql.rules.gather import gather, reduction_of
 from shardlite.sql.rules.push_down import push_down
+from shardlite.sql.same_bits import BY_ORDER, may_meet_itself
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import FannedOut, Gathered, InitSource, PushedDown, Source, Template, WithInits
 from shardlite.sql.tokens import Text, TokenKind, tokenize
 
 _WORTH = 0.95
 """Init plans are made where they move fewer rows than a gather would."""
-_BY_ORDER = AGGREGATES - {"count"}
-"""Aggregates whose last digits, or whose order, depend on the order of the rows."""
+_CUT = 0.5
+"""The part of its rows that a condition on a result may leave."""
+_LONGEST = 8192
+"""Characters of a subquery: longer texts aren't kept, and would be planned again and again."""
 _EXISTENCE = ResultColumn(None, "BINARY")
 
 Plans = Callable[[str], Template]
@@ -109,10 +112,12 @@ def _inits(statement: Statement, plans: Plans) -> list[_Init]:
 
 def _init(statement: Statement, subquery: Subquery, plans: Plans) -> _Init | None:
     text = statement.text
-    inner = Span(subquery.span.start + 1, subquery.span.end - 1)
+    inner = subquery.inner
     if _names_a_cte(text, subquery.span) or statement.prepare is None:
         return None
     sql = render(text, inner)
+    if len(sql) > _LONGEST:
+        return None
     try:
         # In backticks a name is never taken for a string: what is no column in here is one of the rows around it.
         prepared = statement.prepare(render(text, inner, _in_backticks(text, inner)))
@@ -131,7 +136,7 @@ def _init(statement: Statement, subquery: Subquery, plans: Plans) -> _Init | Non
         columns = _columns(query, subquery)
     except Unsure:
         return None
-    if prepared.functions & _BY_ORDER and _may_meet_itself(statement, subquery, query):
+    if prepared.functions & BY_ORDER and may_meet_itself(statement, subquery, query):
         return None
     if subquery.asked is not Asked.ROWS:
         sql = _first_row(query)
@@ -215,83 +220,6 @@ def _size(query: Statement, asked: Asked, template: Template) -> tuple[float, fl
     return rows, 0.0
 
 
-# -- the same bits -------------------------------------------------------------------------------------------------
-
-
-def _may_meet_itself(statement: Statement, subquery: Subquery, query: Statement) -> bool:
-    """Tell whether a subquery's sum may be compared with a sum of the same numbers that is computed elsewhere.
-
-    Both would have to be added in one order. What WHERE and ON compare it with are stored values, unless a query or a
-    view in FROM computed them; HAVING and a result column have sums of their own.
-    """
-    if _is_scaled(statement, subquery, query):
-        return False
-    tokens, around = statement.text.tokens, subquery.around
-    at = subquery.span.start
-    region = Span(0, len(tokens))
-    if around is not None:
-        conditions = [span for span in (around.where, *(item.on for item in around.items)) if span is not None]
-        holding = [part for span in conditions if span.start <= at < span.end for part in conjuncts(tokens, span)]
-        holding = [part for part in holding if part.start <= at < part.end]
-        if holding:
-            region = holding[0]
-        elif around.parent is None and not around.distinct and _is_alone(statement):
-            if around.having is not None and around.having.start <= at < around.having.end:
-                region = Span(around.columns.start, around.having.end)
-            elif around.columns.start <= at < around.columns.end:
-                region = _output(statement, around, at)
-    if region == Span(0, len(tokens)) and statement.views:
-        return True
-    if any(
-        tokens[i].name in _BY_ORDER and i + 1 < len(tokens) and tokens[i + 1].key == "("
-        for i in range(*region)
-        if not subquery.span.start <= i < subquery.span.end
-    ):
-        return True
-    return _sees_computed(statement, around)
-
-
-def _is_alone(statement: Statement) -> bool:
-    return sum(core.parent is None for core in statement.cores) == 1
-
-
-def _output(statement: Statement, core: Core, at: int) -> Span:
-    """Return the result column that holds a position."""
-    tokens = statement.text.tokens
-    commas = [i for i in top(tokens, core.columns) if tokens[i].key == ","]
-    start = max((i + 1 for i in commas if i < at), default=core.columns.start)
-    return Span(start, min((i for i in commas if i > at), default=core.columns.end))
-
-
-def _sees_computed(statement: Statement, core: Core | None) -> bool:
-    """Tell whether something else than a table stands in the FROM of a SELECT, or of one whose columns it sees."""
-    ctes = cte_names(statement.text)
-    while core is not None:
-        for item in core.items:
-            if item.name not in statement.schema.tables or item.name in ctes or item.function:
-                return True
-        if core.nested:
-            return True
-        parent = core.parent
-        core = None if in_from(parent, core.span.start) else parent
-    return False
-
-
-def _is_scaled(statement: Statement, subquery: Subquery, query: Statement) -> bool:
-    """Tell whether the subquery's value is a product with a number by which nothing else is multiplied."""
-    tokens = query.text.tokens
-    outer = [core for core in query.cores if core.parent is None]
-    if len(outer) != 1 or subquery.asked is not Asked.ROW:
-        return False
-    places = list(top(tokens, outer[0].columns))
-    operators = {tokens[at].key for at in places if tokens[at].kind is TokenKind.OPERATOR} - {"(", ")", "."}
-    factors = [tokens[at].text for at in places if tokens[at].kind is TokenKind.NUMBER]
-    if operators != {"*"} or len(factors) != 1 or float(factors[0].replace("_", "")) in (0.0, 1.0):
-        return False
-    outside = (*statement.text.tokens[: subquery.span.start], *statement.text.tokens[subquery.span.end :])
-    return all(token.text != factors[0] for token in outside)
-
-
 # -- the text around -----------------------------------------------------------------------------------------------
 
 
@@ -311,7 +239,7 @@ def _attempt(
     if as_if is None:
         return None
     moved = sum(init.moved + init.rows for init in inits)
-    outer = _planned(as_if, names) or _gathered(as_if, whole - moved)
+    outer = _planned(as_if, names) or _gathered(as_if, whole * _WORTH - moved)
     if outer is None:
         return None
     counted = "a subquery is" if len(sources) == 1 else f"{len(sources)} subqueries are"
@@ -445,11 +373,19 @@ def _collected(
 
 def _gathered(as_if: Statement, most: float) -> Gathered | None:
     """Gather the rows that the text needs where the results leave enough of them out."""
-    needed = reduction_of(as_if).needed.values()
-    if as_if.tables and sum(one.rows for one in needed) > most * _WORTH:
+    if as_if.tables and _left(reduction_of(as_if).needed) > most:
         return None
     try:
         found = gather(as_if)
     except Error:
         return None
     return found
+
+
+def _left(needed: Mapping[str, Needed]) -> float:
+    """Estimate the rows that are left by conditions on the results, or on tables that such conditions cut."""
+    cut: set[str] = set()
+    for name, one in sorted(needed.items(), key=lambda each: each[1].level):
+        if INIT in one.condition or one.uses & cut:
+            cut.add(name)
+    return sum(one.rows * (_CUT if name in cut else 1.0) for name, one in needed.items())

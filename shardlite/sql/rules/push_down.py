@@ -218,6 +218,7 @@ def _split(
         texts.shard + texts.shard_limit,
         True,
         pins,
+        computed=True,
     )
     return PushedDown(texts.final + texts.final_limit, statement.text, part, reason, statement.table_names, otherwise)
 
