@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -20,7 +22,7 @@ ROWS = Definition(
         "CREATE TABLE docs (k INTEGER PRIMARY KEY, j TEXT)",
         "CREATE TABLE big (k INTEGER PRIMARY KEY, i INT)",
         "CREATE TABLE none (k INTEGER PRIMARY KEY, i INT)",
-        "CREATE TABLE ref (code INT, s TEXT)",
+        "CREATE TABLE ref (code INT, word TEXT)",
         "CREATE TABLE alone (id INTEGER PRIMARY KEY, i INT, s TEXT)",
         "CREATE TABLE sums (k INTEGER PRIMARY KEY, g INT, x REAL)",
         "CREATE VIEW busy AS SELECT i, count(*) AS times FROM u GROUP BY i",
@@ -79,8 +81,8 @@ FIRST: list[tuple[str, Any]] = [
     ("SELECT id FROM t ORDER BY a IN (SELECT i FROM u WHERE i < 4) DESC, id LIMIT 7", ()),
     ("SELECT CASE WHEN EXISTS (SELECT 1 FROM u WHERE i = 3) THEN a ELSE -a END c, count(*) FROM t GROUP BY c", ()),
     ("SELECT sum(a * (SELECT max(i) FROM u)), max(x + (SELECT min(i) FROM u)) FROM t", ()),
-    ("SELECT t.id, r.s FROM t JOIN ref r ON r.code = t.a AND t.id > (SELECT avg(k) FROM u) ORDER BY 1", ()),
-    ("SELECT t.id, r.s FROM t LEFT JOIN ref r ON r.code IN (SELECT i FROM u WHERE s = 'a') ORDER BY 1, 2", ()),
+    ("SELECT t.id, r.word FROM t JOIN ref r ON r.code = t.a AND t.id > (SELECT avg(k) FROM u) ORDER BY 1", ()),
+    ("SELECT t.id, r.word FROM t LEFT JOIN ref r ON r.code IN (SELECT i FROM u WHERE s = 'a') ORDER BY 1, 2", ()),
     ("SELECT count(*) FROM (SELECT id FROM t WHERE a < (SELECT avg(i) FROM u)) AS few", ()),
     ("SELECT id FROM t WHERE a = 1 AND a < (SELECT max(i) FROM u) UNION SELECT k FROM docs ORDER BY 1", ()),
     ("SELECT a FROM t UNION ALL SELECT k FROM docs WHERE k > (SELECT avg(k) FROM docs) ORDER BY 1", ()),
@@ -202,6 +204,26 @@ FAILS: list[tuple[str, Any]] = [
     ("SELECT count(*) FROM t WHERE a < (SELECT max(json_extract(j, '$.a')) FROM docs)", ()),
     ("SELECT count(*) FROM t WHERE a IN (SELECT k FROM docs ORDER BY k LIMIT 'many')", ()),
 ]
+QUICK = 150
+LONG = int(os.environ.get("SHARDLITE_EXAMPLES", "20000"))
+LEFT = (
+    "a",
+    "s",
+    "n",
+    "v",
+    "d",
+    "b",
+    "x",
+    "+s",
+    "+n",
+    "a + 1",
+    "lower(n)",
+    "CAST(a AS TEXT)",
+    "upper(s) COLLATE NOCASE",
+)
+SHOWN = ("i", "s", "n", "r", "v", "d", "+n", "i - 1", "s || ''", "CAST(i AS TEXT)", "CAST(s AS INTEGER)", "NULL", "'a'")
+SHOWN_MORE = ("n COLLATE BINARY", "s COLLATE NOCASE", "coalesce(i, s)", "CASE WHEN i > 3 THEN s ELSE i END", "-i", "k")
+TESTS = ("", " WHERE i > 2", " WHERE k < ?", " WHERE s IS NOT NULL", " WHERE i > 50", " WHERE n = 'B'", " WHERE k = 6")
 Sides = tuple[sqlite3.Connection, list[Cluster]]
 
 
@@ -211,6 +233,98 @@ def sides() -> Iterator[Sides]:
     with Template(ROWS) as template, ExitStack() as stack:
         yield whole, [stack.enter_context(template.cluster(count)) for count in SHARD_COUNTS]
     whole.close()
+
+
+class Maker:
+    """Makes one random statement; its parameters are small integers."""
+
+    def __init__(self, seed: int) -> None:
+        self.r = random.Random(seed)
+
+    def make(self) -> str:
+        r = self.r
+        some = [self.predicate() for _ in range(r.choice((1, 1, 2)))]
+        where = r.choice((" AND ", " OR ")).join(some) + r.choice(("", " AND id > ?", " AND a IS NOT NULL"))
+        form = r.randrange(9)
+        if form == 0:
+            return f"SELECT a, count(*), sum(id) FROM t WHERE {where} GROUP BY a ORDER BY a"
+        if form == 1:
+            return f"SELECT a, count(*) FROM t WHERE id > ? GROUP BY a HAVING {self.number('max(id)')} ORDER BY a"
+        if form == 2:
+            return f"SELECT id, {self.scalar()}, {self.predicate()} FROM t ORDER BY id LIMIT ?"
+        if form == 3:
+            return f"SELECT DISTINCT a, {self.scalar()} FROM t WHERE {where} ORDER BY a"
+        if form == 4:
+            return f"SELECT count(*) FROM t JOIN ref ON code = a AND ({self.predicate()}) WHERE id > ?"
+        if form == 5:
+            return f"SELECT id FROM t WHERE {where} UNION SELECT k FROM docs WHERE k < {self.scalar()} ORDER BY 1"
+        if form == 6:
+            return f"SELECT id FROM t ORDER BY {self.predicate()}, id LIMIT 9"
+        if form == 7:
+            return f"SELECT count(*), max(c) FROM (SELECT a + ? AS c FROM t WHERE {where})"
+        return f"SELECT id, typeof({self.scalar()}) FROM t WHERE {where} ORDER BY id DESC"
+
+    def predicate(self) -> str:
+        r = self.r
+        left = r.choice(LEFT)
+        form = r.randrange(8)
+        if form < 3:
+            return f"{left} {r.choice(('IN', 'IN', 'NOT IN'))} ({self.query(1)})"
+        if form == 3:
+            return f"({left}, {r.choice(LEFT)}) {r.choice(('IN', 'NOT IN'))} ({self.query(2)})"
+        if form == 4:
+            return f"{r.choice(('EXISTS', 'NOT EXISTS'))} ({self.query(r.choice((1, 2)))})"
+        if form == 5:
+            return f"({left}, a) {r.choice(('=', '<', '>=', 'IS'))} ({self.query(2, row=True)})"
+        if form == 6:
+            return f"{left} BETWEEN {self.scalar()} AND {self.scalar()}"
+        return f"{left} {r.choice(('=', '<', '>=', '<>', 'IS', 'IS NOT'))} {self.scalar()}"
+
+    def number(self, left: str) -> str:
+        r = self.r
+        if r.random() < 0.5:
+            return f"{left} {r.choice(('<', '>='))} (SELECT {r.choice(('count(*)', 'sum(i)', 'max(k) * 2'))} FROM u)"
+        return f"{left} {r.choice(('IN', 'NOT IN'))} (SELECT {r.choice(('i * 5', 'k + 20', 'max(k)'))} FROM u)"
+
+    def scalar(self) -> str:
+        r = self.r
+        if r.random() < 0.4:
+            return f"({self.query(1, row=True)})"
+        what = r.choice(("max(i)", "min(k)", "count(DISTINCT n)", "sum(i)", "max(lower(n))", "min(x)", "count(*) - ?"))
+        return f"(SELECT {what} FROM u{r.choice(TESTS)})"
+
+    def query(self, width: int, *, row: bool = False) -> str:
+        """Return a query; ``row``: its first row is one and the same."""
+        r = self.r
+        shown = [r.choice(r.choice((SHOWN, SHOWN, SHOWN_MORE))) for _ in range(width)]
+        text = f"{', '.join(shown)} FROM u{r.choice(TESTS)}"
+        if row:
+            return f"SELECT {text} ORDER BY x{r.choice((' DESC', ''))} LIMIT {r.choice(('1', '2', '?', '1 OFFSET 3'))}"
+        if r.random() < 0.1:
+            return f"SELECT {text} ORDER BY x LIMIT ?"
+        if r.random() < 0.1:
+            more = ", ".join(shown) if r.random() < 0.7 else ", ".join(r.choice(SHOWN) for _ in shown)
+            return f"SELECT {text} {r.choice(('UNION ALL', 'UNION', 'EXCEPT'))} SELECT {more} FROM u WHERE i < 4"
+        if r.random() < 0.1:
+            return f"SELECT {text} {'AND' if 'WHERE' in text else 'WHERE'} i < (SELECT max(a) FROM t)"
+        return f"SELECT {r.choice(('', 'DISTINCT '))}{text}"
+
+
+def check_random(sides: Sides, seeds: range) -> None:
+    firsts = 0
+    for seed in seeds:
+        sql = Maker(seed).make()
+        firsts += first_of(check(sides, sql, [random.Random(seed).randint(0, 9) for _ in range(sql.count("?"))])) > 0
+    assert firsts > 0.7 * len(seeds)
+
+
+def test_random_statements(sides: Sides) -> None:
+    check_random(sides, range(QUICK))
+
+
+@pytest.mark.slow
+def test_many_random_statements(sides: Sides) -> None:
+    check_random(sides, range(QUICK, QUICK + LONG // 20))
 
 
 def first_of(plan: Plan) -> int:

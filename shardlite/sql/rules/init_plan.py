@@ -207,16 +207,17 @@ def _has_one_row(query: Statement) -> bool:
 def _size(query: Statement, asked: Asked, template: Template) -> tuple[float, float]:
     """Estimate how many rows a subquery's result has, and how many are moved for it before."""
     needed = [one for one in reduction_of(query).needed.values() if one.table.kind is not TableKind.REFERENCE]
-    moved = sum(one.rows for one in needed)
     rows = max((one.rows for one in needed), default=1.0)
     if asked is not Asked.ROWS or _has_one_row(query):
         rows = 1.0
     if isinstance(template, WithInits):
         template = template.outer
-    if isinstance(template, Gathered):
-        return rows, moved
+    if isinstance(
+        template, Gathered
+    ):  # what its conditions leave out is a guess, and the rest of the text may share it
+        return rows, sum(query.rows(one.table) for one in needed)
     if isinstance(template, PushedDown) and template.shared:
-        return rows, moved - max(one.rows for one in needed)
+        return rows, sum(one.rows for one in needed) - max(one.rows for one in needed)
     return rows, 0.0
 
 
