@@ -15,6 +15,7 @@ from shardlite.execute.past import Past
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
 from shardlite.execute.writes import WriteScope
+from shardlite.names import quote
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.plan import Into, Plan
 
@@ -72,6 +73,8 @@ def _insert(
 ) -> tuple[int, int, Any]:
     """Insert the rows that a cursor gives; return how many, what changed with triggers' share, and the last id."""
     table = state.table(into.table)
+    if table.virtual:
+        return _feed(scope, coordinator, cursor, into)
     count = total = 0
     lastrowid: Any = None
     while rows := coordinator.first(cursor, _BATCH):
@@ -90,6 +93,17 @@ def _insert(
     if table.kind is TableKind.REFERENCE:
         total //= len(scope.sessions)
     return count, total, lastrowid
+
+
+def _feed(scope: WriteScope, coordinator: Coordinator, cursor: sqlite3.Cursor, into: Into) -> tuple[int, int, Any]:
+    """Insert the rows into a virtual table, whose rowids and columns are its module's matter."""
+    columns = ", ".join(map(quote, into.columns))
+    marks = ", ".join("?" * len(into.columns))
+    sql = f"INSERT INTO {quote(into.table)}({columns}) VALUES ({marks})"
+    count, before = 0, _changed(scope)
+    while rows := coordinator.first(cursor, _BATCH):
+        count += scope.run_many(HOME_SHARD, sql, rows)
+    return count, _changed(scope) - before, None
 
 
 def _write(scope: WriteScope, table: Table, batch: Batch, failures: list[sqlite3.Error]) -> int:

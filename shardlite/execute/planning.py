@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError, OperationalError, ProgrammingError, reraise
 from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
-from shardlite.names import fold, is_reserved
+from shardlite.names import fold, is_reserved, quote
 from shardlite.router.catalog_file import SchemaObject
 from shardlite.sql.facts import Access, Prepared, StatementKind
 from shardlite.sql.pragmas import OWN_TABLES
 from shardlite.sql.reduction import SHARED
 from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of
+from shardlite.sql.virtual_tables import shadows_of
 
 _DELETE, _INSERT, _READ, _UPDATE, _FUNCTION = 9, 18, 20, 23, 31
 _KINDS = {
@@ -235,6 +236,19 @@ class PlanningConnection:
         if missing:
             raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
         return log, frozenset(row[1].decode("ascii") for row in rows)
+
+    def shadows(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """Return, for each virtual table by its folded name, the tables that hold its content, with their columns."""
+        listed = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = ?"
+        with self._lock:
+            names, virtual = (
+                [name for (name,) in self._connection.execute(listed, (kind,))] for kind in ("shadow", "virtual")
+            )
+            columns = {
+                name: tuple(row[1] for row in self._connection.execute(f"PRAGMA main.table_info({quote(name)})"))
+                for name in names
+            }
+        return {owner: {n: columns[n] for n in mine} for owner, mine in shadows_of(names, virtual).items()}
 
     def columns(self, sql: str, beside: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the names of a query's result columns; empty where they can't be told without running it.

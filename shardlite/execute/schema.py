@@ -31,6 +31,7 @@ from shardlite.sql.ddl import conflict_clauses
 from shardlite.sql.hints import Hint, created_name, current_hint, disagreement, hint_of, makes_table, settled, with_hint
 from shardlite.sql.shard_schema import identity_columns, lookup_indexes, unseen_uniqueness
 from shardlite.sql.tokens import first_words
+from shardlite.sql.virtual_tables import refuse_spread_content
 
 _DELETE, _INSERT, _READ, _UPDATE = 9, 18, 20, 23
 
@@ -289,6 +290,9 @@ class SchemaDraft:
             owner = next((t for t in self._tables.values() if any(c.name == index for c in t.unique)), None)
             statements[at] = shard_text("index", index, statements[at], owner, self._tables)
         self._check_children()
+        for item in self._objects():
+            if item.type == "table":
+                refuse_spread_content(item.sql, self._tables)
         self._check_replaced_parents()
         self._check_triggers()
         order = [fold(name) for name in table_names(self._conn)]

@@ -111,6 +111,7 @@ class StatementRunner:
                 functions=state.registered.functions,
                 ddl=texts,
                 indexes=indexes,
+                shadows=self._db.planning().shadows() if any(t.virtual for t in state.tables.values()) else {},
             ),
             lambda sql, beside=(): self._db.planning().prepare(sql, beside),
             lambda sql, beside=(): self._db.planning().columns(sql, beside),

@@ -81,6 +81,9 @@ class Schema:
     indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Folded table name -> the CREATE INDEX texts of its indexes."""
 
+    shadows: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Folded name of a virtual table -> the tables in which it keeps its content, and their columns."""
+
     def index_texts(self, table: str) -> tuple[str, ...]:
         """Return the texts of a table's indexes."""
         return self.indexes.get(fold(table), ())

@@ -45,6 +45,8 @@ class Pragma:
     """The value in parentheses or behind ``=`` says what is asked about; otherwise it would set something."""
     fixed: str = ""
     """Why it can't be set, for what can be read."""
+    already: frozenset[str] = frozenset()
+    """Values (folded) that may be set nevertheless, as they are what holds."""
     table: bool = False
     """It may also be asked as a table, ``pragma_<name>``."""
 
@@ -55,6 +57,11 @@ _WAL = "shardlite keeps its files in WAL mode and checkpoints them itself"
 _FIGURES = "every shard has its own: see manager.get_shard_info(), or ask a connection of manager.pool(n)"
 _AT_CREATION = "it is fixed when the database is made"
 
+
+TRUE_VALUES: Final = words("1 on yes true")
+"""What SQLite takes for true, other numbers left aside."""
+FALSE_VALUES: Final = words("0 off no false")
+"""What SQLite takes for false."""
 
 _ASKED = words(
     """
@@ -77,10 +84,25 @@ def _rows() -> dict[str, Pragma]:
             place.SCHEMA,
             fixed="foreign keys are always enforced: leave the constraint out of the schema, or say "
             "constraints='checked' when the table is made",
+            already=TRUE_VALUES,
             table=True,
         ),
         "user_version": Pragma(place.SETTING, table=True),
         "application_id": Pragma(place.SETTING, table=True),
+        "journal_mode": Pragma(place.HOME, fixed=f"{_WAL}: the mode is wal and stays so", already=words("wal")),
+        "locking_mode": Pragma(
+            place.HOME,
+            fixed="the shards' files are shared by the connections of their pools: it is normal and stays so",
+            already=words("normal"),
+        ),
+        "synchronous": Pragma(
+            place.HOME, fixed="say durability='full' or 'normal' when the manager is made: it holds for every shard"
+        ),
+        "cache_size": Pragma(place.HOME, fixed=f"the shards' connections have one each: {_LIMITS}"),
+        "recursive_triggers": Pragma(place.HOME, fixed=f"it is off; {_OWN}", already=FALSE_VALUES),
+        "read_uncommitted": Pragma(
+            place.HOME, fixed="the shards share no cache, so that nothing uncommitted can be read", already=FALSE_VALUES
+        ),
         "page_size": Pragma(place.HOME, fixed=_AT_CREATION),
         "auto_vacuum": Pragma(place.HOME, fixed=f"{_AT_CREATION}; VACUUM gives free pages back"),
         "integrity_check": Pragma(place.MERGED, argument=True),
@@ -94,7 +116,6 @@ def _rows() -> dict[str, Pragma]:
             "analysis_limit": f"{_OWN}; ANALYZE through the manager looks at all rows",
             "automatic_index": _OWN,
             "busy_timeout": "say connection_timeout= when the manager is made: it holds for every lock",
-            "cache_size": f"the shards' connections have one each: {_LIMITS}",
             "cache_spill": _OWN,
             "case_sensitive_like": "it would change what indexes and CHECKs mean: compare with GLOB or a COLLATE",
             "cell_size_check": _OWN,
@@ -110,8 +131,6 @@ def _rows() -> dict[str, Pragma]:
             "legacy_alter_table": _OWN,
             "mmap_size": _OWN,
             "query_only": _OWN,
-            "read_uncommitted": "the shards share no cache, so that nothing uncommitted can be read",
-            "recursive_triggers": "it is off; " + _OWN,
             "reverse_unordered_selects": "say ORDER BY",
             "secure_delete": _OWN,
             "short_column_names": "name the columns with AS",
@@ -129,15 +148,12 @@ def _rows() -> dict[str, Pragma]:
             "freelist_count": _FIGURES,
             "hard_heap_limit": "it holds for the whole process: set it on a connection of your own",
             "incremental_vacuum": "the shards' auto_vacuum is off: VACUUM gives free pages back",
-            "journal_mode": f"{_WAL}: the mode is wal and stays so",
             "journal_size_limit": f"{_WAL}: the log's size is bounded by that",
-            "locking_mode": "the shards' files are shared by the connections of their pools: it is normal and stays so",
             "lock_status": _FIGURES,
             "max_page_count": _FIGURES,
             "page_count": _FIGURES,
             "soft_heap_limit": "it holds for the whole process: set it on a connection of your own",
             "stats": _FIGURES,
-            "synchronous": "say durability='full' or 'normal' when the manager is made: it holds for every shard",
             "temp_store_directory": "it is the process's: set the environment variable SQLITE_TMPDIR",
             "wal_autocheckpoint": _WAL,
             "wal_checkpoint": _WAL,
@@ -149,9 +165,6 @@ def _rows() -> dict[str, Pragma]:
 
 PRAGMAS: Final[Mapping[str, Pragma]] = MappingProxyType(_rows())
 """By folded name: all that SQLite documents, but for those that only its debugging builds have."""
-
-TRUE_VALUES: Final = words("1 on yes true")
-"""What SQLite takes for true, other numbers left aside."""
 
 OWN_TABLES: Final = words(
     "sqlite_master sqlite_schema sqlite_temp_master sqlite_temp_schema sqlite_sequence sqlite_stat1 sqlite_stat4"

@@ -142,7 +142,7 @@ class Reduction:
                 f"IN (SELECT {quote(other.column.name)} FROM {SHARED}.{other.item.name})"
             )
         there = self.needed.get(other.item.name)
-        if there is None or not there.condition or there.rows > made.rows * 0.5:
+        if there is None or not there.condition or there.rows > made.rows * 0.5 or there.table.virtual:
             return None
         if table.kind is TableKind.REFERENCE and there.table.kind is not TableKind.REFERENCE:
             return None  # it is asked where other tables' rows are, also before those come

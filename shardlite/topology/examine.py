@@ -14,12 +14,11 @@ from shardlite.router.introspect import describe
 from shardlite.router.table import ConstraintMode, Table, TableKind, UniqueConstraint
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.triggers import read_trigger
+from shardlite.sql.virtual_tables import content_table
 from shardlite.topology.choose import Facts, Stated, choose, foreign_key_text, read_stated, seen_foreign_keys
 from shardlite.topology.hinted import follow_hints, read_hints, stated_by
 from shardlite.topology.report import ImportPlan, TableChoice
 from shardlite.topology.source import SourceSchema, StrPath, open_source, read_schema
-
-_CONTENT_OPTION = re.compile(r"""\bcontent\s*=\s*(?:"([^"]+)"|'([^']+)'|\[([^\]]+)\]|`([^`]+)`|(\w+))""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +144,9 @@ def _contents(schema: SourceSchema) -> dict[str, str]:
     """Return the tables that hold the content of FTS virtual tables, with these."""
     found = {}
     for item in schema.of_type("table"):
-        sql = item.sql or ""
-        if re.match(r"CREATE VIRTUAL TABLE.*?\bUSING\s+fts[345]\b", sql, re.IGNORECASE | re.DOTALL):
-            match = _CONTENT_OPTION.search(sql)
-            if match:
-                found[fold(next(group for group in match.groups() if group))] = item.name
+        content = content_table(item.sql or "")
+        if content is not None:
+            found[fold(content)] = item.name
     return found
 
 

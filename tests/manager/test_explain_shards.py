@@ -104,6 +104,15 @@ def test_what_the_shards_see_of_each_other(make_manager: Make) -> None:
             assert [row[1] for row in conn.execute("PRAGMA database_list")] == ["main"]
 
 
+def test_a_broadcast_says_where_each_part_runs(filled: ShardManager) -> None:
+    sql = "SELECT count(*) FROM users u JOIN orders o ON o.total = u.id AND u.age > 3"
+    if filled.num_shards > 1:
+        assert filled.explain(sql).kind == "broadcast"
+        found = tree(filled, sql)
+        assert {"SHARD 1: users", "SHARD 1: _shardlite_part", "COORDINATOR"} <= set(found)
+        assert all(len(found[f"SHARD {n}: _shardlite_part"]) == 2 for n in filled.shard_ids)  # orders, and users beside
+
+
 def test_an_index_is_seen(filled: ShardManager) -> None:
     found = tree(filled, "SELECT count(*) FROM users WHERE age = 3")
     details = [detail for heading, texts in found.items() if heading.startswith("SHARD") for detail in texts]

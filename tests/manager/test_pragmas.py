@@ -351,6 +351,11 @@ def test_what_can_be_read_but_not_set(manager: ShardManager) -> None:
         "PRAGMA encoding = 'UTF-16'": "made",
         "PRAGMA schema_version = 5": "counts",
         "PRAGMA page_size = 512": "made",
+        "PRAGMA journal_mode = DELETE": "stays so",
+        "PRAGMA locking_mode(exclusive)": "stays so",
+        "PRAGMA synchronous = OFF": "durability",
+        "PRAGMA cache_size = 5": "max_connections_per_shard",
+        "PRAGMA recursive_triggers = 1": "it is off",
         "PRAGMA auto_vacuum = FULL": "VACUUM",
         "PRAGMA optimize(-1)": "lowest bit",
         "PRAGMA optimize(yes)": "mask",
@@ -358,6 +363,18 @@ def test_what_can_be_read_but_not_set(manager: ShardManager) -> None:
         with pytest.raises(NotSupportedError, match=why):
             manager.execute(sql)
     assert manager.execute("PRAGMA optimize(0x10002)").fetchall() == manager.execute("PRAGMA optimize").fetchall() == []
+
+
+def test_settings_of_every_connection_are_told(make_manager: Make) -> None:
+    for durability, level in (("full", 2), ("normal", 1)):
+        manager = make_manager(durability=durability)
+        assert manager.execute("PRAGMA synchronous").scalar() == level
+        for sql in ("PRAGMA journal_mode", "PRAGMA journal_mode = WAL", "PRAGMA main.journal_mode(wal)"):
+            assert manager.execute(sql).fetchall() == [("wal",)]
+        assert manager.execute("PRAGMA locking_mode = NORMAL").fetchall() == [("normal",)]
+        assert manager.execute("PRAGMA recursive_triggers").scalar() == 0
+        with manager.pool(1).get_connection_context() as conn:
+            assert manager.execute("PRAGMA cache_size").scalar() == conn.execute("PRAGMA cache_size").fetchone()[0]
 
 
 def test_the_schema_beside_rows_is_refused(manager: ShardManager) -> None:

@@ -19,6 +19,7 @@ from shardlite.sql.statement import Statement
 from shardlite.sql.stubs import index_ddl, index_in, source_columns, stub_ddl
 from shardlite.sql.template import Gathered, Source
 from shardlite.sql.tokens import Text, TokenKind, tokenize
+from shardlite.sql.virtual_tables import content_beside, virtual_sources
 
 _WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
 
@@ -31,16 +32,16 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
     """
     if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
-    _refuse_virtual(statement)
     if statement.kind in _WRITES or not statement.prepared.readonly:
         return _gather_write(statement, why)
     needed = reduction_of(statement).needed
-    sources = tuple(source_of(statement, needed[fold(table.name)]) for table in statement.tables)
+    sources = [source_of(statement, needed[fold(table.name)]) for table in statement.tables if not table.virtual]
+    sources += _virtual(statement)
     return Gathered(
         PlanKind.GATHER,
         without_index_hints(statement.text),
         statement.text,
-        sources,
+        tuple(sources),
         view_ddl(statement),
         True,
         True,
@@ -55,13 +56,13 @@ def asks_past(statement: Statement) -> bool:
     return bool(statement.prepared.functions & PAST)
 
 
-def _refuse_virtual(statement: Statement) -> None:
-    for table in statement.tables:
-        if table.virtual:
-            raise NotSupportedError(
-                f"the virtual table {table.name} beside sharded tables: read it in a statement of its own and pass its "
-                "values as parameters"
-            )
+def _virtual(statement: Statement) -> list[Source]:
+    """Return the sources of the virtual tables that are read, and of what holds their content."""
+    schema = statement.schema
+    virtual = [table for table in statement.tables if table.virtual]
+    contents = {fold(found.name): found for table in virtual if (found := content_beside(table, schema)) is not None}
+    beside = [_whole(statement, found, None) for name, found in contents.items() if found not in statement.tables]
+    return [*beside, *(source for table in virtual for source in virtual_sources(table, schema))]
 
 
 def _gather_write(statement: Statement, why: str) -> Gathered:
@@ -69,6 +70,11 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
     written = statement.written
     refuse_unchecked_conflicts(statement)
     for table in written:
+        if table.virtual:
+            raise NotSupportedError(
+                f"a change of the virtual table {table.name} that reads sharded tables: read their rows first and pass "
+                "what they say as parameters"
+            )
         if table.rowid_name is None and not table.without_rowid:
             raise NotSupportedError(f"{table.name} hides its rowid behind columns of all its names: rename one of them")
         if table.explicit_key and statement.kind is StatementKind.INSERT and fold(table.name) == statement.target:
@@ -76,7 +82,8 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
                 f"INSERT INTO {table.name}: its key stands beside the row: use manager.insert({table.name!r}, row, key)"
             )
     filters = _filters_beside_changes(statement)
-    sources = tuple(_whole(statement, table, filters.get(fold(table.name))) for table in statement.tables)
+    sources = [_whole(statement, t, filters.get(fold(t.name))) for t in statement.tables if not t.virtual]
+    sources += _virtual(statement)
     indexes = [text for table in statement.tables for text in statement.schema.index_texts(table.name)]
     touched = {fold(table.name) for table in statement.tables} | set(statement.views)
     triggers = [sql for sql in statement.schema.triggers.values() if trigger_target(sql) in touched]
@@ -85,7 +92,7 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
         PlanKind.GATHER_WRITE,
         statement.sql,
         statement.text,
-        sources,
+        tuple(sources),
         (*indexes, *views, *triggers),
         False,
         statement.returns_rows,

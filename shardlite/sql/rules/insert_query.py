@@ -9,6 +9,7 @@ from shardlite.names import fold
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.copies import shifts, why_copies_differ
 from shardlite.sql.facts import StatementKind
+from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Values
 from shardlite.sql.plan import Into, LayoutView, Move, Parameters, Plan, PlanKind, Program
 from shardlite.sql.rules.common import refuse_reference_writes, refuse_triggers
@@ -33,7 +34,7 @@ def insert_query(statement: Statement, *, values: bool = False) -> InsertQuery |
     if statement.kind is not StatementKind.INSERT or statement.returns_rows:
         return None
     target = statement.schema.tables.get(statement.target or "")
-    if target is None or target.virtual or target.explicit_key:
+    if target is None or target.explicit_key:
         return None
     form = _form_of(statement.text, target)
     if form is None or (form.values and not values and not statement.mentions("SELECT")):
@@ -107,9 +108,12 @@ def _form_of(text: Text, table: Table) -> _Form | None:
         position = end + 1
     if keys[position : position + 1] not in (["SELECT"], ["WITH"], ["VALUES"]) or (first and keys[position] == "WITH"):
         return None
-    if len(set(names)) != len(names) or any(name not in table.by_name for name in names):
+    known = {fold(column.name): column.name for column in table.columns}
+    if table.virtual:
+        known = dict.fromkeys(ROWIDS, "rowid") | known
+    if len(set(names)) != len(names) or any(name not in known for name in names):
         return None
-    columns = tuple(table.by_name[name].name for name in names)
+    columns = tuple(known[name] for name in names)
     query = f"{_numbered(text, 0, first)} {_numbered(text, position, len(tokens))}".strip()
     return _Form(columns, query, keys[position] == "VALUES")
 

@@ -6,7 +6,7 @@ from shardlite.errors import NotSupportedError, ProgrammingError
 from shardlite.names import is_reserved
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.plan import PlanKind
-from shardlite.sql.pragmas import FILE_TABLES, PRAGMAS, TRUE_VALUES, Pragma, PragmaPlace, answered
+from shardlite.sql.pragmas import FILE_TABLES, PRAGMAS, Pragma, PragmaPlace, answered
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Placed, Template
 from shardlite.sql.tokens import TokenKind
@@ -55,7 +55,7 @@ def _pragma(statement: Statement) -> Template:
         raise NotSupportedError(f"PRAGMA {name} is none that the manager knows: it answers {', '.join(answered())}")
     if pragma.place in (PragmaPlace.SESSION, PragmaPlace.REFUSED):
         raise NotSupportedError(f"PRAGMA {name}: {_why_not(pragma)}")
-    if argument and pragma.fixed and not (name == "foreign_keys" and argument.lower() in TRUE_VALUES):
+    if argument and pragma.fixed and argument.lower() not in pragma.already:
         raise NotSupportedError(f"PRAGMA {name} can be read, not set: {pragma.fixed}")
     if name == "optimize" and argument and not _is_quiet(argument):
         raise NotSupportedError(

@@ -36,8 +36,6 @@ def visit_home(statement: Statement) -> PushedDown | None:
     if sql is None or not columns or cte_names(statement.text) & names:
         return None
     used = reduction.with_used(names)
-    if any(reduction.needed[name].table.virtual for name in used):
-        return None
     listed = ", ".join(map(part_column, range(len(columns))))
     part = Source(PART, f"CREATE TABLE {PART}({listed})", f"INSERT INTO {PART}({listed})", len(columns), sql, False)
     shown = ", ".join(f"{part_column(number)} AS {quote(name)}" for number, name in enumerate(columns))
