@@ -149,7 +149,7 @@ class Reduction:
         column = f"{quote(table.name)}.{quote(mine.column.name)}"
         theirs = quote(other.column.name)
         name = quote(there.table.name)
-        if there.table.kind is TableKind.REFERENCE or _share_a_shard(table, mine, there.table, other):
+        if there.table.kind is TableKind.REFERENCE or share_a_shard(table, mine, there.table, other):
             made.uses |= there.uses
             return f"{column} IN (SELECT {theirs} FROM main.{name} WHERE {there.condition})"
         if there.rows > MOST_SHARED_ROWS or other.item.name in self._unshared:
@@ -163,7 +163,7 @@ class Reduction:
         for edge, _ in self._edges:
             left, right = edge.left, edge.right
             one, other = self._tables.get(left.item.name), self._tables.get(right.item.name)
-            if one is not None and other is not None and _share_a_shard(one, left, other, right):
+            if one is not None and other is not None and share_a_shard(one, left, other, right):
                 found.append((left.item.name, right.item.name))
         return found
 
@@ -196,7 +196,7 @@ def _is_inside(core: Core, outer: Core) -> bool:
     return False
 
 
-def _share_a_shard(one: Table, mine: Mention, other: Table, theirs: Mention) -> bool:
+def share_a_shard(one: Table, mine: Mention, other: Table, theirs: Mention) -> bool:
     """Tell whether rows that are equal in these columns are sure to be on one shard."""
     if len(one.key_columns) != 1 or not colocated(one, other):
         return False

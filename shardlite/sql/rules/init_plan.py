@@ -16,7 +16,7 @@ large; a REAL sum in it may meet a sum of the same numbers elsewhere, which woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shardlite.errors import Error
@@ -28,9 +28,9 @@ from shardlite.sql.cores import Span, top_positions
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.inits import INIT, Asked, Subquery, subqueries_of
-from shardlite.sql.names_in import cte_names
+from shardlite.sql.names_in import cte_names, edges_of
 from shardlite.sql.pins import one_key
-from shardlite.sql.reduction import MOST_SHARED_ROWS, SHARED, Needed
+from shardlite.sql.reduction import MOST_SHARED_ROWS, SHARED, Needed, share_a_shard
 from shardlite.sql.result_columns import ResultColumn, result_columns
 from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.common import pins_of
@@ -82,15 +82,33 @@ def init_plan(statement: Statement, plans: Plans) -> WithInits | None:
     if otherwise is None or not names:
         return None
     whole = sum(needed.rows for needed in reduction_of(statement).needed.values())
-    # What is local to the shard may stay where it is: a long list of keys needn't be sent.
-    rows = [init for init in found if init.subquery.asked is Asked.ROWS]
-    attempts = [[init for init in found if init not in rows], found] if rows else [found]
-    for inits in attempts:
+    for inits in _choices(statement, found):
         if inits and sum(init.moved + init.rows for init in inits) <= whole * _WORTH:
             made = _attempt(statement, inits, names, otherwise, whole)
             if made is not None:
                 return made
     return None
+
+
+def _choices(statement: Statement, found: Sequence[_Init]) -> Iterator[list[_Init]]:
+    """Yield which of the subqueries to evaluate first: a list of keys need not be sent to where the keys are."""
+    single = [init for init in found if init.subquery.asked is not Asked.ROWS]
+    spread = [init for init in found if init in single or not _is_local(statement, init.subquery)]
+    yield single
+    if len(spread) > len(single):
+        yield spread
+    if len(found) > len(spread) and broadcast(statement) is None:
+        yield list(found)
+
+
+def _is_local(statement: Statement, subquery: Subquery) -> bool:
+    """Tell whether what a subquery is asked for is a key that is on the row's shard: ``key IN (SELECT key ...)``."""
+    core, tables = subquery.around, statement.schema.tables
+    for edge, _ in () if core is None else edges_of(statement.text, core, statement.cores, tables):
+        one, other = tables.get(edge.left.item.name), tables.get(edge.right.item.name)
+        if edge.into and edge.right.core.span.start == subquery.inner.start and one is not None and other is not None:
+            return share_a_shard(one, edge.left, other, edge.right)
+    return False
 
 
 # -- subqueries ----------------------------------------------------------------------------------------------------
@@ -209,7 +227,7 @@ def _size(query: Statement, asked: Asked, template: Template) -> tuple[float, fl
     needed = [one for one in reduction_of(query).needed.values() if one.table.kind is not TableKind.REFERENCE]
     rows = max((one.rows for one in needed), default=1.0)
     if asked is not Asked.ROWS or _has_one_row(query):
-        rows = 1.0
+        rows = 0.0  # one row counts for nothing
     if isinstance(template, WithInits):
         template = template.outer
     if isinstance(
