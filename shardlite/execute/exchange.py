@@ -19,7 +19,8 @@ from shardlite.sql.plan import Move
 FEW = 150
 """Rows that come through Python: up to here attaching a database costs more than it saves."""
 FEW_COMPUTED = 5_000
-"""The same for rows that are computed: beyond, they are computed once more."""
+COMPUTED_BYTES = 4 << 20
+"""The same, and about how large they may be, for rows that are computed: beyond, they are computed once more."""
 EXCHANGE_BYTES = 64 << 20
 """What the exchange databases of all shards may hold together, for one statement."""
 SHARED_BYTES = 256 << 20
@@ -99,18 +100,22 @@ class Answer:
 
     def _ask(self, move: Move) -> list[Any] | None:
         """Read a shard's rows; None where they are many or hold text that is no Unicode, which Python can't carry."""
-        few = FEW_COMPUTED if move.computed else FEW
+        asked = FEW + 1
         try:
             cursor = self.session.stream(move.sql, move.parameters)
             try:
-                rows = cursor.fetchmany(few + 1)
+                rows = cursor.fetchmany(asked)
+                if move.computed and len(rows) == asked:
+                    more = _fitting(rows)
+                    rows += cursor.fetchmany(more)
+                    asked += more
             finally:
                 cursor.close()
         except sqlite3.Error as error:
             if "Could not decode to UTF-8" in str(error):
                 return None
             self.shard.fail(error, move.sql)
-        return rows if len(rows) <= few else None
+        return rows if len(rows) < asked else None
 
 
 class Exchange:
@@ -132,6 +137,12 @@ class Exchange:
 
     def close(self) -> None:
         detach(self._session, _SCHEMA)
+
+
+def _fitting(rows: Sequence[Sequence[Any]]) -> int:
+    """Return how many further rows, taken to be as large as these, may come through Python."""
+    size = sum(len(value) if isinstance(value, (str, bytes)) else 8 for row in rows for value in row)
+    return min(FEW_COMPUTED - len(rows), COMPUTED_BYTES * len(rows) // max(1, size))
 
 
 def is_full(error: sqlite3.Error) -> bool:
