@@ -13,7 +13,7 @@ from itertools import groupby, islice
 from operator import call, itemgetter
 from typing import Any
 
-from shardlite.errors import NotSupportedError, ProgrammingError, RoutingError
+from shardlite.errors import IntegrityError, NotSupportedError, ProgrammingError, RoutingError
 from shardlite.execute.core import DatabaseCore
 from shardlite.execute.insert import (
     InsertPlan,
@@ -131,18 +131,33 @@ class Batch:
         shards = self._layout.shard_ids
         if omitted_with_default(self._table, plan.columns):
             return sum(insert_copies(scope, shards, plan, row) is not None for row in rows)
-        for row in rows:
-            require_no_shifting_null(self._table, plan.columns, row)
+        for place, row in enumerate(rows):
+            try:
+                require_no_shifting_null(self._table, plan.columns, row)
+            except IntegrityError:
+                scope.run_many(shards[0], plan.insert_sql, rows[:place])  # one before it may be the first that fails
+                raise
         counts = [scope.run_many(shard, plan.insert_sql, rows) for shard in shards]
         return counts[0]
 
     def _fill_ids(self, plan: InsertPlan, values: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Give rows whose INTEGER PRIMARY KEY is None an id, where ids are ours to give."""
+        """Give rows whose INTEGER PRIMARY KEY is None an id, where ids are ours to give: behind those stated before."""
         at = plan.id_index
         assert at is not None
         self._generated = True
         sequence = self._db.sequence(self._table)
-        return [row if row[at] is not None else (*row[:at], sequence.next(), *row[at + 1 :]) for row in values]
+        filled: list[tuple[Any, ...]] = []
+        stated: list[int] = []
+        for row in values:
+            if row[at] is not None:
+                rowid = apply_affinity(row[at], Affinity.INTEGER)
+                stated += [rowid] if isinstance(rowid, int) else []
+                filled.append(row)
+                continue
+            self._drawn = self._db.note_ids(self._table, stated) or self._drawn
+            stated.clear()
+            filled.append((*row[:at], sequence.next(), *row[at + 1 :]))
+        return filled
 
     def _split(self, plan: InsertPlan, values: list[tuple[Any, ...]]) -> dict[int, list[tuple[Any, ...]]]:
         table = self._table
@@ -154,12 +169,15 @@ class Batch:
             values = [(*row, rowid) for row, rowid in zip(values, ids, strict=True)]
             self.last_id = values[-1][-1]
         elif plan.id_index is not None and table.sharded:
-            stated = list(map(itemgetter(plan.id_index), values))
-            if None in stated:
+            given = list(map(itemgetter(plan.id_index), values))
+            stated = [rowid for rowid in given if rowid is not None] if None in given else given
+            integers = self._note_ids(plan, stated) if stated else True
+            if stated is not given:  # the drawn ones are above those that the rows state
+                drawn_last = given[-1] is None
                 values = self._fill_ids(plan, values)
-                stated = list(map(itemgetter(plan.id_index), values))
-            integers = self._note_ids(plan, stated)
-            keys = stated if plan.id_is_key else None
+                given = list(map(itemgetter(plan.id_index), values))
+                self.last_id = given[-1] if drawn_last else self.last_id
+            keys = given if plan.id_is_key else None
         if table.kind is TableKind.SINGLE:
             return {0: values}
         if table.kind is TableKind.REFERENCE:

@@ -112,7 +112,7 @@ class Answer:
             finally:
                 cursor.close()
         except sqlite3.Error as error:
-            if "Could not decode to UTF-8" in str(error):
+            if is_no_unicode(error):
                 return None
             self.shard.fail(error, move.sql)
         return rows if len(rows) < asked else None
@@ -148,6 +148,11 @@ def _fitting(rows: Sequence[Sequence[Any]]) -> int:
 def is_full(error: sqlite3.Error) -> bool:
     """Tell whether a database can't grow any more."""
     return str(error).startswith("database or disk is full")
+
+
+def is_no_unicode(error: sqlite3.Error) -> bool:
+    """Tell whether a text couldn't be read because its bytes are no Unicode."""
+    return "Could not decode to UTF-8" in str(error)
 
 
 def memory_uri() -> str:

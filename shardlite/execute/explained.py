@@ -14,12 +14,14 @@ from shardlite.driver import sqlite3
 from shardlite.errors import InternalError
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
-from shardlite.execute.exchange import attach, detach
+from shardlite.execute.deadline import Deadline
+from shardlite.execute.exchange import attach, detach, memory_uri
 from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError
+from shardlite.sql.cores import SHARED
 from shardlite.sql.plan import Move, Plan, Program
-from shardlite.sql.reduction import SHARED
+from shardlite.sql.reduction import OWNED
 from shardlite.sql.tokens import tokenize
 
 _QUERY_PLAN = "EXPLAIN QUERY PLAN"
@@ -52,7 +54,7 @@ class _Rows:
         self._top = max([root, *(root + row[0] for row in found)])
 
 
-def explain(database: Database, state: State, plan: Plan) -> Result:
+def explain(database: Database, state: State, plan: Plan, deadline: Deadline) -> Result:
     """Ask every shard, and the coordinator where there is one, how it would run its part."""
     inner = plan.explained
     if inner is None:
@@ -61,8 +63,8 @@ def explain(database: Database, state: State, plan: Plan) -> Result:
     prefix = _QUERY_PLAN if words == _QUERY_PLAN.split() else "EXPLAIN"
     answer = _Rows(prefix == _QUERY_PLAN)
     with ExitStack() as stack:
-        sessions = stack.enter_context(_sessions(database, sorted(_shards(inner))))
-        _explain_part(database, state, inner, sessions, answer, prefix, "")
+        sessions = stack.enter_context(_sessions(database, sorted(_shards(inner)), deadline))
+        _explain_part(database, state, inner, sessions, answer, prefix, "", deadline)
         if not database.is_current(state):
             raise StaleEpochError
     return Result(answer.columns, iter(answer.rows))
@@ -82,22 +84,25 @@ def _explain_part(
     answer: _Rows,
     prefix: str,
     title: str,
+    deadline: Deadline,
 ) -> None:
     """Ask for a statement, or a subquery that is evaluated before it: its name stands before every heading then."""
     if plan.program is not None:
-        _explain_program(database, state, plan, plan.program, sessions, answer, prefix, title)
+        _explain_program(database, state, plan, plan.program, sessions, answer, prefix, title, deadline)
         return
     for step in plan.steps:
         _ask(database, sessions, answer, step.shard, title.removesuffix(": "), f"{prefix} {step.sql}", step.parameters)
 
 
 @contextmanager
-def _sessions(database: Database, shards: Sequence[int]) -> Iterator[dict[int, Connection]]:
+def _sessions(database: Database, shards: Sequence[int], deadline: Deadline) -> Iterator[dict[int, Connection]]:
     pools = [database.shards[shard].pool for shard in shards]
-    connections = database.budget.acquire_all(pools, database.timeout_s)
+    connections = database.budget.acquire_all(pools, deadline.wait_s)
     try:
+        deadline.watch(connections)
         yield dict(zip(shards, connections, strict=True))
     finally:
+        deadline.release(connections)
         database.budget.release_all(pools, connections)
 
 
@@ -126,17 +131,22 @@ def _explain_program(
     answer: _Rows,
     prefix: str,
     title: str,
+    deadline: Deadline,
 ) -> None:
     for init in program.inits:
-        _explain_part(database, state, init.plan, sessions, answer, prefix, f"{title}{init.into}: ")
-    with closing(Coordinator(state)) as coordinator, ExitStack() as stack:
-        if program.shared or program.inits:
-            uri = coordinator.share()
-            for init in program.inits:
-                coordinator.run(init.create)
+        _explain_part(database, state, init.plan, sessions, answer, prefix, f"{title}{init.into}: ", deadline)
+    with closing(Coordinator(state, deadline)) as coordinator, ExitStack() as stack:
+        # Without rows one database stands for those of all shards.
+        uris = {SHARED: coordinator.share()} if program.shared or program.inits else {}
+        if program.shared:
+            uris[OWNED] = memory_uri()
+            coordinator.run(f"ATTACH '{uris[OWNED]}' AS {OWNED}")
+        for init in program.inits:
+            coordinator.run(init.create)
+        for schema, uri in uris.items():
             for session in sessions.values():
-                stack.callback(detach, session, SHARED)
-                attach(session, uri, SHARED)
+                stack.callback(detach, session, schema)
+                attach(session, uri, schema)
         for stage in (*program.shared, program.moves):
             for move in stage:
                 for sql in (move.create, *move.indexes):
@@ -147,6 +157,7 @@ def _explain_program(
                     _ask(database, sessions, answer, shard, f"{title}{move.into}", sql, move.parameters)
         for sql in program.setup:
             coordinator.run(sql)
+        coordinator.attach(program)
         answer.add(None, title.removesuffix(": "), coordinator.run(f"{prefix} {plan.sql}", program.parameters))
 
 

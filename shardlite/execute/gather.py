@@ -26,19 +26,20 @@ def gather(database: Database, state: State, plan: Plan, program: Program, past:
     try:
         _evaluate(database, state, program, coordinator, past, deadline)
         evaluated = True
-        _bring(database, plan, program, coordinator, deadline)
+        bring(database, plan, program, coordinator, deadline)
         if not database.is_current(state):
             raise StaleEpochError
         if program.past:
             past.tell(coordinator.connection)
         for sql in program.setup:
             coordinator.run(sql)
+        coordinator.attach(program)
         cursor = coordinator.run(plan.sql, program.parameters)
         columns = plan.columns or [column[0] for column in cursor.description or ()]
         head = coordinator.first(cursor, SMALL)
     except BaseException as error:
         coordinator.close()
-        if plan.on_overflow is not None and _may_be_well(error, program, evaluated):
+        if plan.on_overflow is not None and not deadline.passed and _may_be_well(error, program, evaluated):
             otherwise = plan.on_overflow()
             if otherwise.program is not None:
                 return gather(database, state, otherwise, otherwise.program, past, deadline)
@@ -55,12 +56,14 @@ def gather(database: Database, state: State, plan: Plan, program: Program, past:
 def _may_be_well(error: BaseException, program: Program, evaluated: bool) -> bool:
     """Tell whether another plan can do what failed.
 
-    It may add integers in one place, do without the shared database, or leave out what need not be evaluated.
+    It may add integers in one place, do without databases in memory, or leave out what need not be evaluated.
     """
     if not isinstance(error, sqlite3.Error) or isinstance(error, (StatementTimeoutError, PoolExhaustedError)):
         return False
-    shares = bool(program.shared or program.inits)
-    return not evaluated or "integer overflow" in str(error) or (shares and is_full(error))
+    if not evaluated or "integer overflow" in str(error):
+        return True
+    unplaced = "user-defined function raised exception" in str(error)  # the one that tells a row's owner, perhaps
+    return (bool(program.shared or program.inits) and is_full(error)) or (bool(program.shared) and unplaced)
 
 
 def _evaluate(
@@ -79,7 +82,7 @@ def _evaluate(
             result.close()
 
 
-def _bring(database: Database, plan: Plan, program: Program, coordinator: Coordinator, deadline: Deadline) -> None:
+def bring(database: Database, plan: Plan, program: Program, coordinator: Coordinator, deadline: Deadline) -> None:
     """Bring the rows, and give back the shards' connections."""
     shards = [database.shards[shard] for shard in plan.shards]
     pools = [shard.pool for shard in shards]

@@ -80,13 +80,13 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
         results: list[Result] = []
         try:
             if len(plans) > 1:
-                program = _for_all_parameters(program)
+                program = for_all_parameters(program)
             images = _prepare(database, state, coordinator, scope, program)
             if program.past:
                 past.relive(coordinator.connection)
-            done = _Done()
+            done = Done()
             try:
-                results.extend(_run(plan, coordinator, past, done) for plan in plans)
+                results.extend(run_there(plan, coordinator, past, done) for plan in plans)
             except sqlite3.Error as error:
                 failure = error
                 if len(plans) > 1:
@@ -107,7 +107,7 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
     return Result(last.columns, rowcount=rowcount, lastrowid=last.lastrowid, rows_moved=coordinator.rows_moved)
 
 
-def _for_all_parameters(program: Program) -> Program:
+def for_all_parameters(program: Program) -> Program:
     """Bring what is found with any parameters, and not only with the first."""
     moves = [move._replace(sql=move.whole, parameters=()) if move.whole else move for move in program.moves]
     return program._replace(moves=tuple(moves))
@@ -135,7 +135,7 @@ def _prepare(
         places = ", ".join(f"c{image.listed.index(name)}" for name in image.identity)
         coordinator.run(f"CREATE INDEX {image.before}_i ON _shardlite_before_{number}({places})")
         if image.table.autoincrement:
-            last = database.catalog.next_id(fold(image.table.name)) - 1
+            last = _last_id(database, scope, image.table)
             coordinator.run("DELETE FROM main.sqlite_sequence WHERE name = ?", (image.table.name,))
             coordinator.run("INSERT INTO main.sqlite_sequence(name, seq) VALUES (?, ?)", (image.table.name, last))
         images.append(image)
@@ -143,11 +143,22 @@ def _prepare(
         coordinator.run(sql)
     coordinator.run("PRAGMA ignore_check_constraints = OFF")
     coordinator.run("PRAGMA foreign_keys = ON")
+    coordinator.attach(program, begin="")
     return images
 
 
+def _last_id(database: Database, scope: WriteScope, table: Table) -> int:
+    """Return the highest id that an AUTOINCREMENT table ever had. All shards are locked."""
+    if table.sharded:
+        return database.catalog.next_id(fold(table.name)) - 1
+    # The ids of a table kept whole are SQLite's own, and so is the count of them.
+    rows = scope.fetch_all(HOME_SHARD, "SELECT seq FROM main.sqlite_sequence WHERE name = ?", (table.name,))
+    last = rows[0][0] if rows else 0
+    return last if isinstance(last, int) else 0
+
+
 @dataclass(slots=True)
-class _Done:
+class Done:
     """What statements did on the coordinator, also one that failed in the middle."""
 
     changes: int = 0
@@ -155,7 +166,8 @@ class _Done:
     last_rowid: int | None = None
 
 
-def _run(plan: Plan, coordinator: Coordinator, past: Past, done: _Done) -> Result:
+def run_there(plan: Plan, coordinator: Coordinator, past: Past, done: Done) -> Result:
+    """Run a change on the coordinator and read its rows; ``done`` is told what it did, also where it fails."""
     assert plan.program is not None
     # A connection's last rowid is of some earlier statement unless this one inserts a row into a table with rowids.
     unmoved = past.last_rowid if plan.program.past else _NO_ROWID

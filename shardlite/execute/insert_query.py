@@ -48,6 +48,7 @@ def insert_query(database: Database, state: State, plan: Plan, past: Past, deadl
             coordinator.load(program.moves, shards, scope.sessions, locked=True)
             for sql in program.setup:
                 coordinator.run(sql)
+            coordinator.attach(program)
             cursor = coordinator.run(plan.sql, program.parameters)
             count, total, lastrowid = _insert(database, state, scope, coordinator, cursor, into)
             deadline.check()

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from shardlite.errors import NotSupportedError, ProgrammingError, RoutingError
+from shardlite.execute.attached import AttachedFile
 from shardlite.execute.registry import NOTHING, Registered
 from shardlite.names import fold, is_reserved
 from shardlite.router.layout import Layout
@@ -24,6 +25,7 @@ class State:
 
     __slots__ = (
         "_routes",
+        "attached",
         "deferred",
         "epoch",
         "gets",
@@ -43,6 +45,7 @@ class State:
         deferred: tuple[str, ...],
         registered: Registered = NOTHING,
         unsteady: Mapping[str, str] = MappingProxyType({}),
+        attached: tuple[AttachedFile, ...] = (),
     ) -> None:
         self.epoch = epoch
         self.layout = layout
@@ -53,6 +56,8 @@ class State:
         """The user's functions and collations, which every connection has that is taken from now on."""
         self.unsteady = unsteady
         """Folded name of a reference table -> why a change of its rows may do something else on each copy."""
+        self.attached = attached
+        """The files attached beside the shards, in the order of attaching."""
         self._routes: dict[str, Callable[[Any], int]] = {}
         self.inserts: dict[Any, Any] = {}
         """Insert plans by (table, columns of the row, whether a key is given)."""

@@ -17,8 +17,10 @@ from shardlite.errors import (
     RoutingError,
     reraise,
 )
+from shardlite.execute.attached_write import ask_attached, attached_write
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
+from shardlite.execute.exchange import is_no_unicode
 from shardlite.execute.explained import explain
 from shardlite.execute.fan_out_write import AskOneFileError, fan_out_write
 from shardlite.execute.first_failure import DrawnIdTakenError, may_be_another, raise_first
@@ -30,18 +32,14 @@ from shardlite.execute.past import Past
 from shardlite.execute.planning import has_conflict_clause, inserts
 from shardlite.execute.points import Points
 from shardlite.execute.result import Result
-from shardlite.execute.sizes import Sizes
 from shardlite.execute.state import State
 from shardlite.execute.streams import read
 from shardlite.execute.writes import WriteScope
-from shardlite.names import fold
 from shardlite.router.sequences import Sequence as IdSequence
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import shorten
 from shardlite.sql.create_as import select_of
-from shardlite.sql.facts import Schema
 from shardlite.sql.plan import WITHOUT_STEPS, Plan, PlanKind
-from shardlite.sql.planner import Planner
 from shardlite.sql.tokens import tokenize
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -80,10 +78,9 @@ class StatementRunner:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._sizes = Sizes(database)
         self._past = Past()
         self.points = Points(database, self._past)
-        self._planner: tuple[State, Planner] | None = None
+        self._planners = database.planners
 
     # -- planning ------------------------------------------------------------------------------------------------
 
@@ -95,30 +92,7 @@ class StatementRunner:
         if not isinstance(sql, str):
             raise ProgrammingError(f"sql must be a str, not {type(sql).__name__}")
         _checked(parameters)
-        return self._planner_of(state).plan(sql, parameters, state.layout)
-
-    def _planner_of(self, state: State) -> Planner:
-        known = self._planner
-        if known is not None and known[0] is state:
-            return known[1]
-        schema = self._db.catalog.schema
-        texts, indexes = self._db.shard_texts(state)
-        made = Planner(
-            Schema(
-                tables=state.tables,
-                views={fold(item.name): item.sql for item in schema if item.type == "view"},
-                triggers={fold(item.name): item.sql for item in schema if item.type == "trigger"},
-                functions=state.registered.functions,
-                ddl=texts,
-                indexes=indexes,
-                shadows=self._db.planning().shadows() if any(t.virtual for t in state.tables.values()) else {},
-            ),
-            lambda sql, beside=(): self._db.planning().prepare(sql, beside),
-            lambda sql, beside=(): self._db.planning().columns(sql, beside),
-            self._sizes.rows,
-        )
-        self._planner = (state, made)
-        return made
+        return self._planners.of(state, sql).plan(sql, parameters, state.layout)
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -133,85 +107,95 @@ class StatementRunner:
     ) -> Result:
         """Run one statement and return its Result; see ShardManager.execute."""
         self._db.close_abandoned()
-        deadline = Deadline(sql, timeout_s, self._db.timeout_s)
+        result = self._execute(sql, parameters, key, Deadline(sql, timeout_s, self._db.timeout_s))
+        result.max_rows = max_rows
+        return result
 
+    def _execute(self, sql: str, parameters: Parameters, key: Any, deadline: Deadline) -> Result:
         def attempt() -> Result:
             state = self._db.current()
             plan = self._plan(state, sql, parameters)
             if plan.kind in WITHOUT_STEPS:
                 if key is not None:
                     raise RoutingError(f"a {plan.kind} belongs to no key: leave key= out")
-                return self._run_without_steps(state, plan)
+                return self._run_without_steps(state, plan, deadline)
             self._require_key(state, plan, key, parameters, sql)
             if plan.readonly:
                 return self._read(state, sql, plan, deadline)
             if plan.kind is PlanKind.GATHER_WRITE:
                 return gather_write(self._db, state, [plan], self._past, deadline)
+            if plan.kind is PlanKind.ATTACHED_WRITE:
+                return attached_write(self._db, state, [plan], self._past, deadline)
             try:
                 if plan.kind is PlanKind.INSERT_QUERY:
                     return insert_query(self._db, state, plan, self._past, deadline)
                 result = self._write(state, plan, deadline)
                 if plan.kind is PlanKind.ONE_SHARD:
-                    self.points.learn_change(state, sql, self._planner_of(state).template(sql), plan)
+                    self.points.learn_change(state, sql, self._planners.of(state, sql).template(sql), plan)
                 return result
             except AskOneFileError as error:
                 gathered = self._gathered(state, sql, parameters, error)
                 return gather_write(self._db, state, [gathered], self._past, deadline)
 
         try:
-            result = self._db.with_current(attempt)
+            return self._db.with_current(attempt)
         except PoolExhaustedError as error:
             error.add_note(f"while this was to run: {shorten(sql)}")
             raise
         except sqlite3.Error as error:
             deadline.explain(error)
             raise
-        result.max_rows = max_rows
-        return result
 
-    def _run_without_steps(self, state: State, plan: Plan) -> Result:
+    def _run_without_steps(self, state: State, plan: Plan, deadline: Deadline) -> Result:
         """Run what isn't sent to shards as it is: schema changes, PRAGMAs, maintenance."""
+        if plan.kind is PlanKind.ATTACHED_PRAGMA:
+            return ask_attached(state, plan, deadline)
         if plan.kind is PlanKind.DDL:
-            self._change_schema(plan)
+            self._change_schema(plan, deadline)
         elif plan.kind is PlanKind.SETTING:
-            self._db.schema.set_header(plan.sql)
+            self._db.schema.set_header(plan.sql, deadline)
         elif plan.kind is PlanKind.EACH_SHARD:
-            self._db.maintenance.run(plan.sql)
+            self._db.maintenance.run(plan.sql, deadline)
         elif plan.kind is PlanKind.EXPLAIN:
-            return explain(self._db, state, plan)
+            return explain(self._db, state, plan, deadline)
         else:
-            return self._db.pragmas.run(state, plan)
+            return self._db.pragmas.run(state, plan, deadline)
         return Result()
 
-    def _change_schema(self, plan: Plan) -> None:
+    def _change_schema(self, plan: Plan, deadline: Deadline) -> None:
         select = select_of(plan.sql)
         if select is None:
-            self._db.schema.apply(plan.sql)
+            self._db.schema.apply(plan.sql, None, deadline)
         else:
             text = tokenize(plan.sql)
             nulls: Parameters = {name: None for name, _ in text.names} if text.names else (None,) * text.parameter_count
-            self._db.schema.create_table_as(plan.sql, nulls, lambda: self.execute(select, plan.parameters))
 
-    def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
-        """Run one writing statement for each set of parameters, all or none of them.
+            def read() -> Result:
+                deadline.check()
+                return self._execute(select, plan.parameters, None, deadline)
+
+            self._db.schema.create_table_as(plan.sql, nulls, read, deadline)
+
+    def executemany(self, sql: str, seq: Iterable[Parameters], timeout_s: float | None = None) -> Result:
+        """Run one writing statement for each set of parameters, all or none of them; see ShardManager.executemany.
 
         The rows of a RETURNING clause are not kept, as in ``sqlite3``: the result has its columns and no rows.
         """
+        deadline = Deadline(sql, timeout_s, self._db.timeout_s)
         sets = [_checked(parameters) for parameters in seq]
         if not sets:
-            self._planner_of(self._db.current()).template(sql)
+            self._planners.of(self._db.current(), sql).template(sql)
             return Result(rowcount=0)
-
-        deadline = Deadline(sql, None, self._db.timeout_s)
 
         def attempt() -> Result:
             state = self._db.current()
             plans = []
             for parameters in sets:
+                deadline.check()
                 plan = self._plan(state, sql, parameters)
                 if plan.readonly or plan.kind in WITHOUT_STEPS:
                     raise ProgrammingError("executemany takes a statement that writes rows: use execute")
-                if plan.kind in (PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY):
+                if plan.kind in (PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY, PlanKind.ATTACHED_WRITE):
                     return self._gather_many(state, sql, sets, deadline)
                 plans.append(self._with_ids(state, plan))
             try:
@@ -230,12 +214,15 @@ class StatementRunner:
                 return self._db.with_current(attempt)
             except _IdsTakenError:
                 continue
+            except sqlite3.Error as error:
+                deadline.explain(error)
+                raise
         raise OperationalError(f"{_ATTEMPTS} generated ids in turn were taken by other processes")
 
     def _gathered(self, state: State, sql: str, parameters: Parameters, asked: AskOneFileError) -> Plan:
         """Return the plan that gathers a change; where none may, raise what the shards said."""
         try:
-            plan = self._planner_of(state).gathered(sql, parameters, state.layout)
+            plan = self._planners.of(state, sql).gathered(sql, parameters, state.layout)
         except NotSupportedError:
             plan = None
         if plan is None and isinstance(asked.__cause__, sqlite3.Error):
@@ -246,14 +233,16 @@ class StatementRunner:
 
     def _gather_many(self, state: State, sql: str, sets: Sequence[Parameters], deadline: Deadline) -> Result:
         """Run all sets of parameters on the coordinator, some of which can't run otherwise."""
-        planner = self._planner_of(state)
+        planner = self._planners.of(state, sql)
         plans = []
         for parameters in sets:
             plan = self._plan(state, sql, parameters)
-            gathered = plan if plan.kind is PlanKind.GATHER_WRITE else planner.gathered(sql, parameters, state.layout)
+            done_there = plan.kind in (PlanKind.GATHER_WRITE, PlanKind.ATTACHED_WRITE)
+            gathered = plan if done_there else planner.gathered(sql, parameters, state.layout)
             assert gathered is not None
             plans.append(gathered)
-        done = gather_write(self._db, state, plans, self._past, deadline)
+        run = attached_write if plans[0].kind is PlanKind.ATTACHED_WRITE else gather_write
+        done = run(self._db, state, plans, self._past, deadline)
         return Result(done.columns, rowcount=done.rowcount)
 
     def _require_key(self, state: State, plan: Plan, key: Any, parameters: Parameters, sql: str) -> None:
@@ -264,7 +253,7 @@ class StatementRunner:
         wanted = frozenset(table.key_type.canonical(key) for table in sharded)
         if not sharded and plan.kind is not PlanKind.EVERY_SHARD:
             return
-        if not sharded or self._planner_of(state).template(sql).keys(parameters) != wanted:
+        if not sharded or self._planners.of(state, sql).template(sql).keys(parameters) != wanted:
             raise RoutingError(f"the statement isn't held to key={key!r} alone ({plan.kind}): {plan.reason}")
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -272,9 +261,15 @@ class StatementRunner:
     def _read(self, state: State, sql: str, plan: Plan, deadline: Deadline) -> Result:
         if plan.program is not None:
             return gather(self._db, state, plan, plan.program, self._past, deadline)
-        result = read(self._db, state, plan, deadline)
+        try:
+            result = read(self._db, state, plan, deadline)
+        except OperationalError as error:
+            if plan.merge is None or not is_no_unicode(error):
+                raise
+            # One file shows as much as is asked for of the result; here more was read, or what is only sorted by.
+            return self._read(state, sql, plan.merge.otherwise(), deadline)
         if plan.kind is PlanKind.ONE_SHARD:
-            self.points.learn(state, sql, self._planner_of(state).template(sql), result)
+            self.points.learn(state, sql, self._planners.of(state, sql).template(sql), result)
         return result
 
     # -- writing -------------------------------------------------------------------------------------------------
@@ -371,6 +366,7 @@ class StatementRunner:
                     if failed is not None and one is ready[-1]:
                         raise_first(self._db, scope, self._target(state, one.plan), one.plan)
                         raise failed
+                    deadline.check()
                     if one.plan.fails:
                         raise IntegrityError(one.plan.fails)
                     if _probes(one) and one.plan.insert is not None:
@@ -402,15 +398,18 @@ class StatementRunner:
         lastrowid: Any = None
         last: list[Any] = []
         for step in plan.steps:
+            session = scope.sessions[step.shard]
+            before = session.total_changes
             try:
-                done = scope.sessions[step.shard].run(step.sql, step.parameters)
+                done = session.run(step.sql, step.parameters)
                 if done.description is not None:
                     columns = [column[0] for column in done.description]
                     rows += done.fetchall()
             except sqlite3.Error as error:
                 scope.fail(step.shard, error, step.sql)
             counts.append(done.rowcount)
-            if inserting and done.rowcount:
+            # The driver counts nothing (-1) where the statement begins with WITH.
+            if inserting and (done.rowcount if done.rowcount >= 0 else session.total_changes - before):
                 lastrowid = done.lastrowid
                 last.append(done.lastrowid)
         if len(last) > 1 and plan.rows is not None and sum(counts) < plan.row_count:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from shardlite.names import fold
 from shardlite.sql.tokens import Text, Token, TokenKind, closing
 
+SHARED = "_shardlite_shared"
+"""The schema name of the database that a statement's coordinator and shards share."""
 COMPOUNDS = frozenset(("UNION", "INTERSECT", "EXCEPT"))
 _ENDS = COMPOUNDS | frozenset(("ORDER", "LIMIT", "RETURNING"))
 _CLAUSES = ("FROM", "WHERE", "GROUP", "HAVING", "WINDOW")
@@ -31,6 +33,8 @@ class Span(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Item:
     """One source of a FROM clause. ``name`` is the folded table name, "" for a subquery or a function.
+
+    That of an attached file's table has its schema before it, as no table of the database has.
 
     ``join`` is ``from`` (the first), ``comma``, ``inner``, ``cross``, ``left``, ``right`` or ``full``.
     """
@@ -105,7 +109,7 @@ def _change_core(tokens: Sequence[Token]) -> Core | None:
         shown = _spelled(tokens[position + 1])
         position += 2
     position = _indexed(tokens, position, len(tokens))
-    target = Item(name, fold(shown), Span(start, position), "from", schema=schema, alias_text=shown)
+    target = Item(known_as(schema, name), fold(shown), Span(start, position), "from", schema=schema, alias_text=shown)
     marks: dict[str, int] = {}
     end = len(tokens)
     for at in _top(tokens, Span(position, end)):
@@ -225,10 +229,14 @@ def _read_from(tokens: Sequence[Token], span: Span, core: Core) -> None:
             end = closing(tokens, position + 1)
             using = tuple(token.name for token in tokens[position + 2 : end] if token.name is not None)
             position = end + 1
-        core.items.append(
-            Item("" if function else name, fold(shown), source, join, natural, on, using, function, schema, shown)
-        )
+        called = "" if function else known_as(schema, name)
+        core.items.append(Item(called, fold(shown), source, join, natural, on, using, function, schema, shown))
         position, join, natural = _joiner(tokens, position, span.end)
+
+
+def known_as(schema: str, name: str) -> str:
+    """Return the name by which a table is looked up: an attached file's is none of the database's."""
+    return name if schema in ("", "main", "temp", SHARED) else f"{schema}.{name}"
 
 
 def _spelled(token: Token) -> str:

@@ -46,7 +46,8 @@ class Changes:
             except Skip:
                 continue
             sql, parameters = self.values.bind(text)
-            return Statement(sql, parameters, change=True, shape=text.split()[0])
+            varies = not self.selects.learned_from_values
+            return Statement(sql, parameters, change=True, shape=text.split()[0], varies=varies)
 
     def _table(self) -> Table:
         return self.r.choice(self.tables)
@@ -156,7 +157,8 @@ class Changes:
         for _ in range(r.randint(1, 3)):
             column = r.choice(source.columns).ref
             # An id that was generated is compared as a number.
-            last = f"{column} || '!' AS x" if column != "id" else column
+            drawn = column == "id" or (table.integer_key and column in table.primary_key)
+            last = column if drawn else f"{column} || '!' AS x"
             listed.append(r.choice((column, column, f"typeof({column})", last)))
         if not table.without_rowid and r.random() < 0.3:
             listed.append("rowid")

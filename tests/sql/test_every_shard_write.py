@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
-from sharded import SHARD_COUNTS, Definition, Template, ask, plain, whole_contents
+from sharded import SHARD_COUNTS, Definition, Template, agree, fails_alike, many_alike
 
-from shardlite.errors import IntegrityError
 from shardlite.sql.plan import PlanKind
 
 VALUES = (None, 0, 1, 2.5, "1", "a", "A", b"x", -3, "z", 2.0, 10**15)
@@ -155,57 +153,41 @@ def template() -> Iterator[Template]:
         yield made
 
 
-def agree(template: Template, sql: str, parameters: Any, num_shards: int, kind: PlanKind) -> int:
-    """Run a statement on shards and on one file, compare all that can be seen, and return the rows moved."""
-    with closing(plain(WORLD)) as whole, template.cluster(num_shards) as cluster:
-        assert cluster.plan(sql, parameters).kind is kind
-        found, expected = cluster.run(sql, parameters), ask(whole, sql, parameters)
-        assert found.shown(ordered="w SET" not in sql) == expected.shown(ordered="w SET" not in sql)
-        assert cluster.contents() == whole_contents(whole, cluster.tables)
-        assert cluster.misplaced() == []
-        changes = "SELECT changes(), total_changes()"
-        if not found.error:
-            assert cluster.run(changes).rows == ask(whole, changes).rows
-        return found.moved
+def compare(template: Template, sql: str, parameters: Any, num_shards: int, kind: PlanKind) -> int:
+    ordered = "w SET" not in sql  # the table has no rowids
+    past = "SELECT changes(), total_changes()"
+    return agree(template, WORLD, sql, parameters, num_shards, kind, past=past, ordered=ordered)
 
 
 @pytest.mark.parametrize("num_shards", SHARD_COUNTS)
 @pytest.mark.parametrize(("sql", "parameters"), PUSHED, ids=lambda value: str(value)[:60])
 def test_on_the_shards(template: Template, sql: str, parameters: Any, num_shards: int) -> None:
-    assert agree(template, sql, parameters, num_shards, PlanKind.FAN_OUT_WRITE) == 0
+    assert compare(template, sql, parameters, num_shards, PlanKind.FAN_OUT_WRITE) == 0
 
 
 @pytest.mark.parametrize("num_shards", SHARD_COUNTS)
 @pytest.mark.parametrize(("sql", "parameters"), GATHERED, ids=lambda value: str(value)[:60])
 def test_gathered(template: Template, sql: str, parameters: Any, num_shards: int) -> None:
-    agree(template, sql, parameters, num_shards, PlanKind.GATHER_WRITE)
+    compare(template, sql, parameters, num_shards, PlanKind.GATHER_WRITE)
 
 
 @pytest.mark.parametrize("num_shards", SHARD_COUNTS)
 @pytest.mark.parametrize(("sql", "parameters", "bound"), RESTRICTED, ids=lambda value: str(value)[:60])
 def test_restricted(template: Template, sql: str, parameters: Any, bound: int, num_shards: int) -> None:
-    assert agree(template, sql, parameters, num_shards, PlanKind.GATHER_WRITE) <= bound
+    assert compare(template, sql, parameters, num_shards, PlanKind.GATHER_WRITE) <= bound
 
 
 @pytest.mark.parametrize("num_shards", SHARD_COUNTS)
 @pytest.mark.parametrize(("sql", "parameters"), FAILING, ids=lambda value: str(value)[:60])
 def test_failures(template: Template, sql: str, parameters: Any, num_shards: int) -> None:
-    with closing(plain(WORLD)) as whole, template.cluster(num_shards) as cluster:
-        for text, given in (("UPDATE w SET v = v", ()), (sql, parameters), ("SELECT changes()", ())):
-            assert cluster.run(text, given).rows == ask(whole, text, given).rows
-    agree(template, sql, parameters, num_shards, PlanKind.FAN_OUT_WRITE)
-    with closing(plain(WORLD)) as whole:
-        assert ask(whole, sql, parameters).error
+    fails_alike(template, WORLD, "UPDATE w SET v = v", sql, parameters, num_shards)
+    compare(template, sql, parameters, num_shards, PlanKind.FAN_OUT_WRITE)
 
 
 def test_executemany(template: Template) -> None:
-    with closing(plain(WORLD)) as whole, template.cluster(3) as cluster:
-        sql, sets = "UPDATE p SET c = c + ? WHERE c > ?", [(1, 3), (5, 20), (2, 0)]
-        assert cluster.manager.executemany(sql, sets).rowcount == whole.executemany(sql, sets).rowcount
-        assert cluster.contents() == whole_contents(whole, cluster.tables)
-        with pytest.raises(IntegrityError, match="CHECK constraint failed"):
-            cluster.manager.executemany(sql, [(1, 3), (980, 0)])
-        assert cluster.contents() == whole_contents(whole, cluster.tables)
+    sql = "UPDATE p SET c = c + ? WHERE c > ?"
+    good, bad = (sql, [(1, 3), (5, 20), (2, 0)]), (sql, [(1, 3), (980, 0)])
+    many_alike(template, WORLD, good, bad, "CHECK constraint failed")
 
 
 def test_a_pinned_target_leaves_shards_out(template: Template) -> None:

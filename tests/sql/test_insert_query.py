@@ -7,9 +7,8 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from sharded import SHARD_COUNTS, Definition, Template, ask, plain, whole_contents
+from sharded import SHARD_COUNTS, Definition, Template, agree, fails_alike, many_alike, plain, whole_contents
 
-from shardlite.errors import IntegrityError
 from shardlite.execute import insert_query
 from shardlite.sql.plan import PlanKind
 
@@ -143,48 +142,34 @@ def template() -> Iterator[Template]:
         yield made
 
 
-def agree(template: Template, sql: str, parameters: Any, num_shards: int, kind: PlanKind) -> int:
-    """Run a statement on shards and on one file, compare all that can be seen, and return the rows moved."""
-    with closing(plain(WORLD)) as whole, template.cluster(num_shards) as cluster:
-        assert cluster.plan(sql, parameters).kind is kind
-        found, expected = cluster.run(sql, parameters), ask(whole, sql, parameters)
-        assert found.shown(ordered=True) == expected.shown(ordered=True)
-        assert cluster.contents() == whole_contents(whole, cluster.tables)
-        assert cluster.misplaced() == []
-        if not found.error:
-            past = "SELECT changes(), total_changes(), last_insert_rowid()"
-            assert cluster.run(past).rows == ask(whole, past).rows
-            assert found.lastrowid is None or found.lastrowid == expected.lastrowid
-        return found.moved
+def compare(template: Template, sql: str, parameters: Any, num_shards: int, kind: PlanKind) -> int:
+    past = "SELECT changes(), total_changes(), last_insert_rowid()"
+    return agree(template, WORLD, sql, parameters, num_shards, kind, past=past)
 
 
 @pytest.mark.parametrize("num_shards", SHARD_COUNTS)
 @pytest.mark.parametrize(("sql", "parameters", "bound"), MOVED, ids=lambda value: str(value)[:60])
 def test_rows_of_a_query(template: Template, sql: str, parameters: Any, bound: int, num_shards: int) -> None:
-    assert agree(template, sql, parameters, num_shards, PlanKind.INSERT_QUERY) <= bound
+    assert compare(template, sql, parameters, num_shards, PlanKind.INSERT_QUERY) <= bound
 
 
 @pytest.mark.parametrize("num_shards", SHARD_COUNTS)
 @pytest.mark.parametrize(("sql", "parameters"), GATHERED, ids=lambda value: str(value)[:60])
 def test_gathered(template: Template, sql: str, parameters: Any, num_shards: int) -> None:
-    agree(template, sql, parameters, num_shards, PlanKind.GATHER_WRITE)
+    compare(template, sql, parameters, num_shards, PlanKind.GATHER_WRITE)
 
 
 @pytest.mark.parametrize("num_shards", SHARD_COUNTS)
 @pytest.mark.parametrize(("sql", "parameters"), FAILING, ids=lambda value: str(value)[:60])
 def test_failures(template: Template, sql: str, parameters: Any, num_shards: int) -> None:
-    with closing(plain(WORLD)) as whole, template.cluster(num_shards) as cluster:
-        for text, given in (("UPDATE src SET v = v", ()), (sql, parameters), ("SELECT changes()", ())):
-            assert cluster.run(text, given).rows == ask(whole, text, given).rows
-    agree(template, sql, parameters, num_shards, PlanKind.INSERT_QUERY)
-    with closing(plain(WORLD)) as whole:
-        assert ask(whole, sql, parameters).error
+    fails_alike(template, WORLD, "UPDATE src SET v = v", sql, parameters, num_shards)
+    compare(template, sql, parameters, num_shards, PlanKind.INSERT_QUERY)
 
 
 @pytest.mark.parametrize(("sql", "parameters"), [case[:2] for case in MOVED[:8]] + FAILING[:8], ids=str)
 def test_batches(template: Template, monkeypatch: pytest.MonkeyPatch, sql: str, parameters: Any) -> None:
     monkeypatch.setattr(insert_query, "_BATCH", 3)
-    agree(template, sql, parameters, 3, PlanKind.INSERT_QUERY)
+    compare(template, sql, parameters, 3, PlanKind.INSERT_QUERY)
 
 
 def test_ids_that_follow(template: Template) -> None:
@@ -202,10 +187,6 @@ def test_ids_that_follow(template: Template) -> None:
 
 
 def test_executemany(template: Template) -> None:
-    with closing(plain(WORLD)) as whole, template.cluster(3) as cluster:
-        sql, sets = "INSERT INTO plain SELECT k, v FROM src WHERE id = ?", [(1,), (5,), (7,)]
-        assert cluster.manager.executemany(sql, sets).rowcount == whole.executemany(sql, sets).rowcount
-        assert cluster.contents() == whole_contents(whole, cluster.tables)
-        with pytest.raises(IntegrityError):
-            cluster.manager.executemany("INSERT INTO ref SELECT 'n' || n, ? FROM ref", [(1,), (2,)])
-        assert cluster.contents() == whole_contents(whole, cluster.tables)
+    good = ("INSERT INTO plain SELECT k, v FROM src WHERE id = ?", [(1,), (5,), (7,)])
+    bad = ("INSERT INTO ref SELECT 'n' || n, ? FROM ref", [(1,), (2,)])
+    many_alike(template, WORLD, good, bad, "UNIQUE constraint failed")

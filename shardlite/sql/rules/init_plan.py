@@ -24,22 +24,24 @@ from shardlite.names import quote
 from shardlite.router.keys import Affinity
 from shardlite.router.table import Column, Table, TableKind
 from shardlite.sql.clauses import PART, Unsure, part_column, render, top
-from shardlite.sql.cores import Span, top_positions
+from shardlite.sql.cores import SHARED, Span, top_positions
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.inits import INIT, Asked, Subquery, subqueries_of
 from shardlite.sql.names_in import cte_names, edges_of
 from shardlite.sql.pins import one_key
-from shardlite.sql.reduction import MOST_SHARED_ROWS, SHARED, Needed, share_a_shard
+from shardlite.sql.reduction import MOST_SHARED_ROWS, Needed, share_a_shard
 from shardlite.sql.result_columns import ResultColumn, result_columns
 from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.common import pins_of
-from shardlite.sql.rules.gather import gather, reduction_of
+from shardlite.sql.rules.gather import gather
+from shardlite.sql.rules.layers import layered_pins
 from shardlite.sql.rules.push_down import push_down
+from shardlite.sql.rules.repartition import repartition
 from shardlite.sql.same_bits import BY_ORDER, may_meet_itself
-from shardlite.sql.statement import Statement
+from shardlite.sql.statement import Statement, without_limit
 from shardlite.sql.template import FannedOut, Gathered, InitSource, PushedDown, Source, Template, WithInits
-from shardlite.sql.tokens import Text, TokenKind, tokenize
+from shardlite.sql.tokens import Text, TokenKind, renumbered, spliced, tokenize
 
 _WORTH = 0.95
 """Init plans are made where they move fewer rows than a gather would."""
@@ -74,14 +76,14 @@ def init_plan(statement: Statement, plans: Plans) -> WithInits | None:
     found = _inits(statement, plans)
     if not found:
         return None
-    names = statement.columns(_without_limit(statement.text))
+    names = statement.names
     try:
         otherwise = gather(statement)
     except Error:
         return None
     if otherwise is None or not names:
         return None
-    whole = sum(needed.rows for needed in reduction_of(statement).needed.values())
+    whole = sum(needed.rows for needed in statement.reduction.needed.values())
     for inits in _choices(statement, found):
         if inits and sum(init.moved + init.rows for init in inits) <= whole * _WORTH:
             made = _attempt(statement, inits, names, otherwise, whole)
@@ -97,7 +99,7 @@ def _choices(statement: Statement, found: Sequence[_Init]) -> Iterator[list[_Ini
     yield single
     if len(spread) > len(single):
         yield spread
-    if len(found) > len(spread) and broadcast(statement) is None:
+    if len(found) > len(spread) and broadcast(statement) is None and repartition(statement) is None:
         yield list(found)
 
 
@@ -224,7 +226,7 @@ def _has_one_row(query: Statement) -> bool:
 
 def _size(query: Statement, asked: Asked, template: Template) -> tuple[float, float]:
     """Estimate how many rows a subquery's result has, and how many are moved for it before."""
-    needed = [one for one in reduction_of(query).needed.values() if one.table.kind is not TableKind.REFERENCE]
+    needed = [one for one in query.reduction.needed.values() if one.table.kind is not TableKind.REFERENCE]
     rows = max((one.rows for one in needed), default=1.0)
     if asked is not Asked.ROWS or _has_one_row(query):
         rows = 0.0  # one row counts for nothing
@@ -242,12 +244,6 @@ def _size(query: Statement, asked: Asked, template: Template) -> tuple[float, fl
 # -- the text around -----------------------------------------------------------------------------------------------
 
 
-def _without_limit(text: Text) -> str:
-    """Return the text up to its LIMIT: SQLite refuses NULL there, and its parameters have no values yet."""
-    at = next((at for at in top_positions(text.tokens) if text.tokens[at].key == "LIMIT"), None)
-    return text.sql if at is None else text.sql[: text.tokens[at].start]
-
-
 def _attempt(
     statement: Statement, inits: Sequence[_Init], names: tuple[str, ...], otherwise: Gathered, whole: float
 ) -> WithInits | None:
@@ -262,12 +258,13 @@ def _attempt(
     if outer is None:
         return None
     counted = "a subquery is" if len(sources) == 1 else f"{len(sources)} subqueries are"
+    shown = statement.whole
     return WithInits(
-        statement.text,
+        shown.text,
         tuple(sources),
         outer,
         otherwise,
-        statement.table_names,
+        shown.table_names,
         f"{counted} evaluated first; {outer.reason}",
         names,
     )
@@ -314,23 +311,24 @@ def _as_if(
         token.kind in (TokenKind.QUOTED, TokenKind.STRING) and "select" in (token.name or "") for token in text.tokens
     ):
         return None  # perhaps the name of a column that a subquery's text has given
+    prepare, columns = statement.prepare, statement.columns
     try:
-        prepared = statement.prepare(sql, beside)
+        prepared = prepare(sql, beside)
     except Error:
         return None
-    own = {sql: names, _without_limit(text): names}
-    columns = statement.columns
-    if len(columns(_without_limit(text), beside)) != len(names):
+    own = {sql: names, without_limit(text): names}
+    if len(columns(without_limit(text), beside)) != len(names):
         return None
-
-    return Statement(
+    made = Statement(
         prepared,
         replace(statement.schema, tables={**statement.schema.tables, **{name: t for name, (t, _) in tables.items()}}),
         lambda sql, also=(): own.get(sql) or columns(sql, (*beside, *also)),
         lambda table: int(tables[table.name][1]) if table.name in tables else statement.rows(table),
-        statement.prepare,
+        lambda sql, also=(): prepare(sql, (*beside, *also)),
         inits=frozenset(tables),
     )
+    made.text = renumbered(made.text, statement.text)
+    return made
 
 
 def _spliced(text: Text, inits: Sequence[_Init], places: Sequence[str]) -> str:
@@ -347,9 +345,7 @@ def _spliced(text: Text, inits: Sequence[_Init], places: Sequence[str]) -> str:
         start, end = init.subquery.span
         listed = ", ".join(column.read(index) for index, column in enumerate(init.columns))
         edits.append((tokens[start].start, tokens[end - 1].end, f"(SELECT {listed} FROM {SHARED}.{name})"))
-    for begin, stop, piece in sorted(edits, reverse=True):
-        sql = sql[:begin] + piece + sql[stop:]
-    return sql
+    return spliced(sql, edits)
 
 
 def _planned(as_if: Statement, names: tuple[str, ...]) -> PushedDown | None:
@@ -359,20 +355,21 @@ def _planned(as_if: Statement, names: tuple[str, ...]) -> PushedDown | None:
             return None
         source = _part(as_if.sql, len(names), everywhere=False)
         return _collected(as_if, source, names, "the home shard has the other tables")
-    pins = pins_of(as_if)
+    pins = pins_of(as_if) or layered_pins(as_if)
     if pins is not None and one_key(pins) is not None and not as_if.of_kind(TableKind.SINGLE):
         tables = ", ".join(sorted({pin.table for pin in pins}))
         source = _part(as_if.sql, len(names), everywhere=True)
         return _collected(as_if, replace(source, pins=pins), names, f"the key of {tables} is pinned")
     found = push_down(as_if)
     if isinstance(found, PushedDown):
-        return replace(found, whole=False)
+        return replace(found, merged=None, whole=False)
     if isinstance(found, FannedOut):
         width = len(names) + found.merge_rowid
         source = replace(_part(found.sql, width, everywhere=True), pins=found.pins)
         return _collected(as_if, source, names, found.reason, by_rowid=found.merge_rowid)
     sent = broadcast(as_if)
-    return None if sent is None else replace(sent, whole=False)
+    sent = repartition(as_if, sent) or sent
+    return None if sent is None else replace(sent, merged=None, whole=False)
 
 
 def _part(sql: str, width: int, *, everywhere: bool) -> Source:
@@ -392,7 +389,7 @@ def _collected(
 
 def _gathered(as_if: Statement, most: float) -> Gathered | None:
     """Gather the rows that the text needs where the results leave enough of them out."""
-    if as_if.tables and _left(reduction_of(as_if).needed) > most:
+    if as_if.tables and _left(as_if.reduction.needed) > most:
         return None
     try:
         found = gather(as_if)

@@ -20,7 +20,7 @@ from shardlite.sql.rules.one_shard import one_shard
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Gathered, Template, parameters_for
-from shardlite.sql.tokens import Text, TokenKind, closing, tokenize
+from shardlite.sql.tokens import Text, closing, numbered, tokenize
 
 _ROWS = "_shardlite_rows"
 _AS_ONE = (PlanKind.HOME, PlanKind.ONE_SHARD, PlanKind.FAN_OUT)
@@ -64,11 +64,12 @@ def insert_query(statement: Statement, *, values: bool = False) -> InsertQuery |
 
 def _reading(query: Statement) -> Template | None:
     """Return how the query is answered best; None where nothing is better than to gather."""
-    if not query.tables:
+    if not query.tables or query.prepared.attached or query.without_automatic_indexes:
         return None
     found = home(query)
     if found is not None:
         return found
+    query = query.expanded or query
     try:
         return one_shard(query) or fan_out(query)
     except NotSupportedError:
@@ -114,21 +115,8 @@ def _form_of(text: Text, table: Table) -> _Form | None:
     if len(set(names)) != len(names) or any(name not in known for name in names):
         return None
     columns = tuple(known[name] for name in names)
-    query = f"{_numbered(text, 0, first)} {_numbered(text, position, len(tokens))}".strip()
+    query = f"{numbered(text, 0, first)} {numbered(text, position, len(tokens))}".strip()
     return _Form(columns, query, keys[position] == "VALUES")
-
-
-def _numbered(text: Text, first: int, last: int) -> str:
-    """Return the text of some tokens, each ``?`` with its number."""
-    if first >= last:
-        return ""
-    parts, at = [], text.tokens[first].start
-    for token in text.tokens[first:last]:
-        if token.kind is TokenKind.PARAMETER and token.text[:1] == "?":
-            parts += [text.sql[at : token.start], f"?{token.index}"]
-            at = token.end
-    parts.append(text.sql[at : text.tokens[last - 1].end])
-    return "".join(parts)
 
 
 def _rows_stand_alone(statement: Statement, table: Table, columns: tuple[str, ...]) -> bool:
@@ -178,6 +166,8 @@ class InsertQuery:
         Values(self.text, parameters)
         given = parameters_for(self.query.sql, self.text, parameters)
         plan = self.reading.bind(given, layout)
+        if plan.merge is not None:  # the rows meet at the coordinator in any case
+            plan = plan.merge.otherwise()
         scattered = plan.kind is PlanKind.FAN_OUT and not plan.merge_rowid and len(plan.shards) > 1
         if scattered and self.draws_ids:
             plan = self.gathered.bind(given, layout)
