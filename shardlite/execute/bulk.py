@@ -84,9 +84,12 @@ class Batch:
         self.parts: list[tuple[InsertPlan, dict[int, list[tuple[Any, ...]]]]] = []
         self.ids: list[Any] = []
         """Rowids that the rows state and that are not the shard key."""
+        self.placed: tuple[list[tuple[Any, ...]], list[int]] = ([], [])
+        """A sharded table's rows in their order, and the shard of each."""
         self.last_id: int | None = None
         """The rowid of the last row, where the table's sequence is concerned with rowids."""
-        self._drawn = False
+        self.drawn = False
+        """Somebody may have drawn one of ``ids`` and not used it yet."""
         self._generated = False
         self._token = database.sequence(table).token
         for names, values in shapes:
@@ -114,7 +117,7 @@ class Batch:
     def probe(self, scope: WriteScope) -> None:
         """Raise IntegrityError where an id that the rows state is there already."""
         if self.ids:
-            self._db.require_new_ids(scope, self._table, self.ids, self._drawn)
+            self._db.require_new_ids(scope, self._table, self.ids, self.drawn)
 
     def write_rows(self, scope: WriteScope) -> int:
         """Insert the rows and return how many."""
@@ -141,23 +144,12 @@ class Batch:
         return counts[0]
 
     def _fill_ids(self, plan: InsertPlan, values: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Give rows whose INTEGER PRIMARY KEY is None an id, where ids are ours to give: behind those stated before."""
+        """Give rows whose INTEGER PRIMARY KEY is None an id, where ids are ours to give: above those that are noted."""
         at = plan.id_index
         assert at is not None
         self._generated = True
         sequence = self._db.sequence(self._table)
-        filled: list[tuple[Any, ...]] = []
-        stated: list[int] = []
-        for row in values:
-            if row[at] is not None:
-                rowid = apply_affinity(row[at], Affinity.INTEGER)
-                stated += [rowid] if isinstance(rowid, int) else []
-                filled.append(row)
-                continue
-            self._drawn = self._db.note_ids(self._table, stated) or self._drawn
-            stated.clear()
-            filled.append((*row[:at], sequence.next(), *row[at + 1 :]))
-        return filled
+        return [row if row[at] is not None else (*row[:at], sequence.next(), *row[at + 1 :]) for row in values]
 
     def _split(self, plan: InsertPlan, values: list[tuple[Any, ...]]) -> dict[int, list[tuple[Any, ...]]]:
         table = self._table
@@ -185,7 +177,9 @@ class Batch:
         if keys is None:
             keys, integers = list(map(itemgetter(*plan.key_indexes), values)), False
             require_key_values(table, keys)
-        return _by_shard(values, self._layout.shards_of_many(table.key_type, keys, integers=integers))
+        shards = self._layout.shards_of_many(table.key_type, keys, integers=integers)
+        self.placed = (values, shards)
+        return _by_shard(values, shards)
 
     def _note_ids(self, plan: InsertPlan, ids: list[Any]) -> bool:
         """Tell the sequence of the ids that the rows state; ids that aren't the key must be new on every shard.
@@ -203,7 +197,7 @@ class Batch:
                 "(datatype mismatch)"
             )
         self.last_id = stored[-1]
-        self._drawn = self._db.note_ids(table, stored) or self._drawn
+        self.drawn = self._db.note_ids(table, stored) or self.drawn
         if not plan.id_is_key:
             self.ids += stored
         return stored is ids

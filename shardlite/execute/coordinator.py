@@ -10,6 +10,7 @@ Python again, a batch at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from shardlite.connection.connection import Connection
@@ -20,6 +21,7 @@ from shardlite.execute.attached import AttachedFile, attach_files
 from shardlite.execute.deadline import Deadline
 from shardlite.execute.exchange import SHARED_BYTES, Answer, attach, detach, limit_size, memory_uri
 from shardlite.execute.owned import Owned
+from shardlite.execute.raw_text import RawText, is_raw_text
 from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.workers import run_on_shards
@@ -41,7 +43,9 @@ class Coordinator:
 
     def __init__(self, state: State, deadline: Deadline | None = None, *, undo: bool = False) -> None:
         """``undo``: statements that fail have to leave nothing behind."""
-        encoding = state.layout.encoding
+        encoding = self._encoding = state.layout.encoding
+        self.raw_text = RawText()
+        """Reads text that is no Unicode, and knows whether there was any."""
         self._layout = state.layout
         self.connection = sqlite3.connect("", isolation_level=None, check_same_thread=False, uri=True)
         self.rows_moved = 0
@@ -264,21 +268,49 @@ class Coordinator:
 
     def _bring_all(self, move: Move, shard: SqliteShard, session: Connection) -> int:
         """Bring a shard's rows through Python, however many."""
-        count = 0
-        marks = ", ".join("?" * move.width)
+        taken = 0
         try:
-            cursor = session.stream(move.sql, move.parameters)
-            try:
-                while rows := cursor.fetchmany(_BATCH):
-                    self._in_transaction(f"{move.insert} VALUES ({marks})", rows)
-                    count += len(rows)
-            finally:
-                cursor.close()
+            for rows in self._read(move, session):
+                self._insert(move, rows)
+                taken += len(rows)
+        except sqlite3.Error as error:
+            if not is_raw_text(error) or self._encoding != "UTF-8":
+                self._deadline.explain(error)
+                shard.fail(error, move.sql)
+            taken += self._bring_raw(move, shard, session, taken)
+        self.rows_moved += taken
+        return taken
+
+    def _bring_raw(self, move: Move, shard: SqliteShard, session: Connection, taken: int) -> int:
+        """Bring those rows again that come after ``taken``, text that is no Unicode among them."""
+        count = 0
+        session.text_factory = self.raw_text
+        try:
+            for rows in self._read(move, session):
+                count += len(rows)
+                if count > taken:
+                    self._insert(move, rows[max(0, len(rows) - (count - taken)) :])
         except sqlite3.Error as error:
             self._deadline.explain(error)
             shard.fail(error, move.sql)
-        self.rows_moved += count
-        return count
+        finally:
+            session.text_factory = str
+        return count - taken
+
+    def _read(self, move: Move, session: Connection) -> Iterator[list[Any]]:
+        cursor = session.stream(move.sql, move.parameters)
+        try:
+            while rows := cursor.fetchmany(_BATCH):
+                yield rows
+        finally:
+            cursor.close()
+
+    def _insert(self, move: Move, rows: Sequence[Any]) -> None:
+        def run(sql: str, part: Sequence[Any]) -> int:
+            self._in_transaction(sql, part)
+            return len(part)
+
+        self.raw_text.run_many(run, lambda places: f"{move.insert} VALUES ({', '.join(places)})", move.width, rows)
 
     def _in_transaction(self, sql: str, rows: Sequence[Any]) -> None:
         try:
@@ -310,6 +342,18 @@ class Coordinator:
 
     def _version(self, file: AttachedFile) -> int:
         return int(self.run(f"PRAGMA {quote(file.schema)}.schema_version").fetchone()[0])
+
+    @contextmanager
+    def reading_raw_text(self) -> Iterator[None]:
+        """Read text that is no Unicode from it as well."""
+        if self._encoding != "UTF-8":
+            yield
+            return
+        self.connection.text_factory = self.raw_text
+        try:
+            yield
+        finally:
+            self.connection.text_factory = str
 
     # -- answers ---------------------------------------------------------------------------------------------------
 

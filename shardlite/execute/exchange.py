@@ -13,6 +13,7 @@ from typing import Any
 
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
+from shardlite.execute.raw_text import is_raw_text
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.plan import Move
 
@@ -112,7 +113,7 @@ class Answer:
             finally:
                 cursor.close()
         except sqlite3.Error as error:
-            if is_no_unicode(error):
+            if is_raw_text(error):
                 return None
             self.shard.fail(error, move.sql)
         return rows if len(rows) < asked else None
@@ -148,11 +149,6 @@ def _fitting(rows: Sequence[Sequence[Any]]) -> int:
 def is_full(error: sqlite3.Error) -> bool:
     """Tell whether a database can't grow any more."""
     return str(error).startswith("database or disk is full")
-
-
-def is_no_unicode(error: sqlite3.Error) -> bool:
-    """Tell whether a text couldn't be read because its bytes are no Unicode."""
-    return "Could not decode to UTF-8" in str(error)
 
 
 def memory_uri() -> str:

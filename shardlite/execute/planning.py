@@ -19,7 +19,7 @@ from shardlite.execute.program import program_of
 from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
 from shardlite.names import fold, is_reserved, quote
 from shardlite.router.catalog_file import SchemaObject
-from shardlite.sql.cores import SHARED
+from shardlite.sql.cores import SHARED, top_positions
 from shardlite.sql.facts import Access, Prepared, StatementKind
 from shardlite.sql.pragmas import OWN_TABLES
 from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of
@@ -106,6 +106,14 @@ def inserts(sql: str) -> bool:
     if head in ("INSERT", "UPDATE", "DELETE"):
         return head == "INSERT"
     return kind_of(tokenize(sql)) is StatementKind.INSERT
+
+
+def inserted_into(sql: str) -> str | None:
+    """Return the folded name of an INSERT's table or view."""
+    tokens = tokens_of(sql)
+    at = next((i for i in top_positions(tokens) if tokens[i].is_word("INTO")), len(tokens)) + 1
+    at += 2 if [token.key for token in tokens[at + 1 : at + 2]] == ["."] else 0
+    return tokens[at].name if at < len(tokens) else None
 
 
 def has_conflict_clause(sql: str) -> bool:

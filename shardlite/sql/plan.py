@@ -191,6 +191,22 @@ class Into(NamedTuple):
     columns: tuple[str, ...]
     counted: bool = True
     """Whether the driver counts the rows: where the text begins with INSERT, and not with WITH."""
+    verb: str = "INSERT"
+    """With OR IGNORE or OR REPLACE where the text says so."""
+    alias: str = ""
+    """`` AS a``, quoted."""
+    tail: str = ""
+    """ON CONFLICT and RETURNING, with a ``?`` for each of ``tail_values``."""
+    tail_values: tuple[Value, ...] = ()
+    tolerant: bool = False
+    """A row that conflicts may be left out, or replace or change other rows."""
+    returns: bool = False
+    """The rows have to be inserted one after the other, for what RETURNING says of each."""
+
+    @property
+    def words(self) -> str:
+        """What is said besides the columns, for a plan's text."""
+        return f"{self.verb.lower()} into {self.table} ({', '.join(self.columns)}){self.tail}"
 
 
 class Merge(NamedTuple):
@@ -325,7 +341,7 @@ class Plan(NamedTuple):
             if self.program.attached:
                 lines.append(f"attached: {', '.join(name for name, _ in self.program.attached)}")
         if self.into is not None:
-            lines.append(f"insert into {self.into.table} ({', '.join(self.into.columns)})")
+            lines.append(self.into.words)
         if self.insert is not None and self.insert.id_rows:
             lines.append(f"ids: {self.insert.id_rows} from the sequence of {self.insert.table}")
         if self.insert is not None and self.insert.probe and self.insert.explicit_ids:

@@ -56,6 +56,9 @@ WORLD = Definition(
 )
 
 PUSHED: list[tuple[str, Any]] = [
+    ("UPDATE OR ROLLBACK p SET c = c + 40 WHERE c < 3", ()),
+    ("UPDATE tolerant SET v = CASE WHEN id > 4 THEN NULL ELSE 7 END", ()),
+    ("UPDATE OR IGNORE h SET v = 'x' WHERE v BETWEEN ? AND 7", (5,)),
     ("UPDATE p SET a = 1", ()),
     ("UPDATE p SET a = a || 'x', c = c + 1 WHERE c > 5 AND b = 'A'", ()),
     ("UPDATE main.p SET a = ? WHERE c BETWEEN ? AND ?", ("v", 3, 20)),
@@ -111,8 +114,6 @@ GATHERED: list[tuple[str, Any]] = [
     ("UPDATE OR IGNORE q SET v = 5", ()),
     ("UPDATE OR REPLACE q SET v = 5", ()),
     ("UPDATE OR FAIL p SET c = c * 40", ()),
-    ("UPDATE OR ROLLBACK p SET c = c * 40", ()),
-    ("UPDATE tolerant SET v = CASE WHEN id > 4 THEN NULL ELSE 7 END", ()),
     ("UPDATE p SET a = one.v FROM one WHERE one.id = p.c", ()),
     ("WITH x AS (SELECT 1) UPDATE p SET a = (SELECT * FROM x)", ()),
 ]
@@ -122,13 +123,34 @@ RESTRICTED: list[tuple[str, Any, int]] = [
     ("UPDATE h SET v = (SELECT max(v) FROM h AS o WHERE o.v < 5) WHERE v > 30", (), 10),
     ("UPDATE h SET v = (SELECT rate FROM r WHERE n = 2) WHERE v > 30 AND v <> (SELECT min(v) FROM w)", (), 40),
     ("UPDATE h SET k = 'moved' WHERE v IN (3, 4, 5)", (), 3),
-    ("UPDATE OR IGNORE h SET v = 'x' WHERE v BETWEEN ? AND 7", (5,), 3),
     ("DELETE FROM h WHERE v > 33 AND k IN (SELECT v FROM w)", (), 40),
     ("DELETE FROM h WHERE v > 33 AND random() IS NOT NULL RETURNING v", (), 2),
     ("DELETE FROM main.h AS x WHERE x.v > 33 AND (x.k IS NULL OR EXISTS (SELECT 1 FROM one))", (), 4),
     ("UPDATE w SET v = (SELECT max(v) FROM h) WHERE m = 7", (), 37),
     ("UPDATE h SET v = o.c FROM p AS o WHERE o.d = h.v AND h.v > 30 AND o.c < 3", (), 8),
-    ("UPDATE q SET w = (SELECT count(*) FROM h) WHERE v > 80", (), 200),
+    ("UPDATE q SET w = (SELECT count(*) FROM h) WHERE v > 80", (), 45),
+    ("WITH x AS (SELECT max(v) AS m FROM h) UPDATE w SET v = (SELECT m FROM x) WHERE m = 7", (), 37),
+    ("WITH h AS (SELECT v FROM w WHERE m < 3) DELETE FROM q WHERE v IN (SELECT v FROM h) AND id > 80", (), 60),
+    (
+        "WITH x (i) AS (SELECT pid FROM q WHERE v > 85) UPDATE p SET a = 5 WHERE c < 4 AND id IN (SELECT i FROM x)",
+        (),
+        8,
+    ),
+    ("WITH q AS (SELECT 7 AS n) DELETE FROM main.q WHERE v > 85 AND v > (SELECT n FROM q) RETURNING id", (), 130),
+    ("UPDATE OR IGNORE q SET v = v + 5 WHERE v < 3", (), 36),
+    ("UPDATE OR REPLACE q SET v = v + 40 WHERE v < 2", (), 27),
+    ("UPDATE OR REPLACE q SET v = 5 WHERE w = 'x' AND v < 4", (), 27),
+    ("UPDATE OR FAIL p SET c = c * 40 WHERE c > 23 AND c < 28", (), 4),
+    ("UPDATE p SET a = q.v FROM q WHERE q.pid = p.id AND q.v > 85 RETURNING id, a", (), 8),
+    ("UPDATE p SET a = q.v FROM q WHERE q.pid = p.id AND p.c = 5 RETURNING a", (), 91),
+    ("UPDATE p SET a = r.n FROM r WHERE r.rate = p.c RETURNING a", (), 45),
+    ("DELETE FROM p WHERE c > 36 AND random() IS NOT NULL", (), 12),
+    ("UPDATE e SET v = (SELECT count(*) FROM one) WHERE id < 3", (), 14),
+    ("DELETE FROM q WHERE w = 'x' ORDER BY v DESC LIMIT 3", (), 24),
+    ("DELETE FROM q ORDER BY w COLLATE NOCASE, v LIMIT ? OFFSET 1", (2,), 32),
+    ("UPDATE h SET v = -1 WHERE v < 30 RETURNING k, v ORDER BY v DESC LIMIT :n", {"n": 2}, 16),
+    ("UPDATE h SET v = -1 ORDER BY v LIMIT -1", (), 36),
+    ("UPDATE h SET v = -1 ORDER BY v NULLS LAST LIMIT 0", (), 0),
 ]
 """Of what they change, as of what they read, only those rows come that they can find."""
 

@@ -8,9 +8,9 @@ from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.keys import KeyType
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import SHARED, change_core
+from shardlite.sql.cores import SHARED
 from shardlite.sql.facts import StatementKind
-from shardlite.sql.filters import filters_of
+from shardlite.sql.found_rows import found_rows
 from shardlite.sql.functions import PAST
 from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Pin, pin_of
@@ -22,6 +22,7 @@ from shardlite.sql.statement import Statement
 from shardlite.sql.stubs import index_ddl, index_in, source_columns, stub_ddl
 from shardlite.sql.template import Gathered, Source
 from shardlite.sql.tokens import Text, TokenKind, tokenize
+from shardlite.sql.triggers import trigger_target
 from shardlite.sql.virtual_tables import content_beside, virtual_sources
 
 _WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
@@ -30,8 +31,8 @@ _WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
 def gather(statement: Statement, why: str = "") -> Gathered | None:
     """Gather a query or a change of rows. ``why`` says why no other rule did it.
 
-    Of a table that is only read come the columns and rows that can be needed; a table that may change comes whole, and
-    so does what its foreign keys and triggers look at.
+    Of a table that is only read come the columns and rows that can be needed; of one that may change the rows that the
+    statement can find or meet (``found_rows.py``).
     """
     statement = statement.whole
     if statement.kind not in (StatementKind.SELECT, *_WRITES):
@@ -65,7 +66,7 @@ def _settings(statement: Statement) -> tuple[str, ...]:
 
 def _attached_write(statement: Statement) -> Gathered:
     """Bring what a change of an attached file reads of the shards: whole rows, as SQLite doesn't tell all columns."""
-    filters = _filters_beside_changes(statement)
+    filters = found_rows(statement)
     read = [(table, filters.get(fold(table.name), "")) for table in statement.tables if not table.virtual]
     sources = [source_of(statement, Needed(table, condition), whole=True) for table, condition in read]
     sources += _virtual(statement)
@@ -94,7 +95,7 @@ def _virtual(statement: Statement) -> list[Source]:
     schema = statement.schema
     virtual = [table for table in statement.tables if table.virtual]
     contents = {fold(found.name): found for table in virtual if (found := content_beside(table, schema)) is not None}
-    beside = [_whole(statement, found, None) for name, found in contents.items() if found not in statement.tables]
+    beside = [_all_columns(statement, found, None) for name, found in contents.items() if found not in statement.tables]
     return [*beside, *(source for table in virtual for source in virtual_sources(table, schema))]
 
 
@@ -114,8 +115,8 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
             raise NotSupportedError(
                 f"INSERT INTO {table.name}: its key stands beside the row: use manager.insert({table.name!r}, row, key)"
             )
-    filters = _filters_beside_changes(statement)
-    sources = [_whole(statement, t, filters.get(fold(t.name))) for t in statement.tables if not t.virtual]
+    filters = found_rows(statement)
+    sources = [_all_columns(statement, t, filters.get(fold(t.name))) for t in statement.tables if not t.virtual]
     sources += _virtual(statement)
     indexes = [text for table in statement.tables for text in statement.schema.index_texts(table.name)]
     touched = {fold(table.name) for table in statement.tables} | set(statement.views)
@@ -142,7 +143,7 @@ def _views_for(statement: Statement) -> set[str]:
     return set(statement.views) | {statement.target or ""}
 
 
-def _whole(statement: Statement, table: Table, condition: str | None) -> Source:
+def _all_columns(statement: Statement, table: Table, condition: str | None) -> Source:
     names = [quote(column.name) for column in table.columns if column.writable]
     if table.rowid_name is not None and table.rowid_alias is None:
         names.insert(0, table.rowid_name)
@@ -173,15 +174,6 @@ def refuse_unchecked_conflicts(statement: Statement) -> None:
                 f"a tolerated conflict on {table.name}: UNIQUE ({named}) is looked at by manager.check() only; "
                 "look the row up first, then insert or update"
             )
-
-
-def trigger_target(sql: str) -> str:
-    """Return the folded name of the table or view that a trigger stands on."""
-    tokens = tokenize(sql).tokens
-    at = next((i for i, token in enumerate(tokens) if token.key == "ON"), 0) + 1
-    if at + 2 < len(tokens) and tokens[at + 1].key == ".":
-        at += 2
-    return tokens[at].name or ""
 
 
 def source_of(
@@ -264,59 +256,6 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
         return frozenset(column for column in table.by_name if column in named) | rowids
     read = {access.column for access in statement.prepared.reads if access.table == name}
     return frozenset(column for column in table.by_name if column in read or column in named) | rowids
-
-
-def _filters_beside_changes(statement: Statement) -> dict[str, str]:
-    """Return the conditions for tables that a change only reads, and that no foreign key and no trigger looks at."""
-    words = statement.text.keywords()
-    if "CONFLICT" in words:
-        return {}  # what follows ON CONFLICT would be taken for a part of the SELECT's WHERE
-    schema = statement.schema
-    written = {fold(table.name) for table in statement.written}
-    parents = {fold(key.parent) for table in statement.written for key in table.foreign_keys}
-    children = {fold(t.name) for t in statement.tables if any(fold(key.parent) in written for key in t.foreign_keys)}
-    fired = {token.name for name in statement.triggers for token in tokenize(schema.triggers[name]).tokens}
-    # SQLite looks at the children of a new row too, but it has none yet.
-    plain_insert = statement.kind is StatementKind.INSERT and "REPLACE" not in words and not statement.triggers
-    tied = written | parents | fired | (set() if plain_insert else children)
-    (text, cores), *views = statement.texts
-    change = change_core(text)
-    if change is not None:
-        cores = [change, *cores]
-        if _sees_only_found_rows(statement):
-            tied -= written
-    found = {
-        name: condition
-        for name, condition in filters_of([(text, cores), *views], schema.tables, schema.functions.names).items()
-        if name not in tied
-    }
-    if plain_insert:
-        texts = [statement.text, *(tokenize(schema.views[view]) for view in statement.views)]
-        named = {token.name for text in texts for token in text.tokens}
-        found |= dict.fromkeys(children - tied - named, "0")
-    return found
-
-
-def _sees_only_found_rows(statement: Statement) -> bool:
-    """Tell whether an UPDATE or DELETE meets other rows of its table than those that its text finds in no way.
-
-    Triggers, foreign keys that point to the table, and what is UNIQUE would.
-    """
-    target = statement.schema.tables.get(statement.target or "")
-    if target is None or statement.triggers or any(table is not target for table in statement.written):
-        return False
-    if any(fold(key.parent) == statement.target for t in statement.schema.tables.values() for key in t.foreign_keys):
-        return False
-    if statement.kind is StatementKind.DELETE:
-        return True
-    changed = {access.column for access in statement.prepared.updates}
-    apart = {None if name is None else fold(name) for constraint in target.unique for name in constraint.columns}
-    apart |= {fold(name) for name in target.primary_key}
-    if None in apart or any(constraint.partial for constraint in target.unique):
-        return False
-    if any(target.by_name[name].generated for name in apart if name is not None):
-        return False
-    return not changed & apart and changed <= set(target.by_name)
 
 
 def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:
