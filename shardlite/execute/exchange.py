@@ -143,7 +143,8 @@ class Exchange:
 def _fitting(rows: Sequence[Sequence[Any]]) -> int:
     """Return how many further rows, taken to be as large as these, may come through Python."""
     size = sum(len(value) if isinstance(value, (str, bytes)) else 8 for row in rows for value in row)
-    return min(FEW_COMPUTED - len(rows), COMPUTED_BYTES * len(rows) // max(1, size))
+    most = min(FEW_COMPUTED - len(rows), COMPUTED_BYTES * len(rows) // max(1, size))
+    return max(1, most)  # fetchmany(0) is fetchall()
 
 
 def is_full(error: sqlite3.Error) -> bool:
