@@ -27,6 +27,7 @@ ROWS = Definition(
         "CREATE TABLE alone (id INTEGER PRIMARY KEY, i INT, s TEXT)",
         "CREATE TABLE sums (k INTEGER PRIMARY KEY, g INT, x REAL)",
         "CREATE VIEW busy AS SELECT i, count(*) AS times FROM u GROUP BY i",
+        "CREATE VIEW above AS SELECT id, a FROM t WHERE x > (SELECT avg(x) FROM t)",
     ),
     keys={name: ("id" if name == "t" else "k",) for name in ("t", "u", "docs", "big", "none", "sums")},
     references=frozenset({"ref"}),
@@ -144,6 +145,20 @@ FIRST: list[tuple[str, Any]] = [
     ("SELECT id FROM t ORDER BY id LIMIT (SELECT count(*) / 4 FROM u)", ()),
     # twice
     ("SELECT id, (SELECT max(i) FROM u) FROM t WHERE a > (SELECT max(i) FROM u) - 4 ORDER BY id", ()),
+    # views, CTEs and subqueries in FROM
+    ("SELECT count(*), sum(a) FROM above", ()),
+    ("SELECT w.a, count(*) FROM above w WHERE w.a IN (SELECT i FROM u) GROUP BY w.a ORDER BY 1", ()),
+    ("WITH w AS (SELECT id, a FROM t WHERE a > ?) SELECT count(*) FROM w WHERE a < (SELECT max(i) - ? FROM u)", (1, 2)),
+    (
+        "WITH w AS (SELECT id, a FROM t WHERE a > :low) SELECT max(a) FROM w WHERE a < (SELECT max(i) - :by FROM u)",
+        {"by": 2, "low": 1},
+    ),
+    ("SELECT max(n) FROM (SELECT a, count(*) AS n FROM t GROUP BY a) AS g WHERE n > (SELECT max(i) - 5 FROM u)", ()),
+    ("SELECT count(*), max(a) FROM (SELECT a FROM t) AS f WHERE a IN (SELECT i FROM u WHERE s = 'a')", ()),
+    ("SELECT a, (SELECT max(i) FROM u) FROM (SELECT id, a FROM t) AS f WHERE id > (SELECT min(i) FROM u)", ()),
+    # sorted streams
+    ("SELECT id, x FROM t WHERE x > (SELECT avg(x) FROM t) ORDER BY x DESC LIMIT 5", ()),
+    ("SELECT count(*) FROM t WHERE a IN (SELECT i FROM u ORDER BY x DESC LIMIT ?)", (7,)),
     # bits: what REAL sums are compared with
     ("SELECT k FROM sums WHERE x > (SELECT avg(x) FROM sums) ORDER BY k", ()),
     ("SELECT g FROM sums GROUP BY g HAVING sum(x) > (SELECT sum(x) * 0.25 FROM sums) ORDER BY g", ()),
