@@ -215,11 +215,20 @@ def _write_back(
 
 
 def _same(image: _Image) -> str:
-    """Return the condition that a row (a) is the one remembered (b), bit by bit."""
+    """Return the condition that a row (a) is the one remembered (b), bit by bit.
+
+    What names the row is said in two more ways, which follow from the third. SQLite finds a row by an index only where
+    the comparison has the index's own affinity and collation: those of the table's column in the first, none in the
+    second, as the remembered columns have.
+    """
     pairs = [(f"a.{_quoted(image.table, name)}", f"b.c{index}") for index, name in enumerate(image.listed)]
+    found = [pairs[image.listed.index(name)] for name in image.identity]
     return " AND ".join(
-        f"{a} IS {b} COLLATE BINARY AND typeof({a}) = typeof({b}) AND ({a} IS NOT 0 OR {_SIGN}({a}) = {_SIGN}({b}))"
-        for a, b in pairs
+        [f"{a} IS {b} AND {b} IS +{a}" for a, b in found]
+        + [
+            f"{a} IS {b} COLLATE BINARY AND typeof({a}) = typeof({b}) AND ({a} IS NOT 0 OR {_SIGN}({a}) = {_SIGN}({b}))"
+            for a, b in pairs
+        ]
     )
 
 
