@@ -31,6 +31,7 @@ from shardlite.router.table import Table, TableKind
 from shardlite.sql.plan import Plan, Program
 
 _BATCH = 1_000
+_GROUP = 100
 _SIGN = "_shardlite_sign"
 """A function of the coordinator's: -1.0 for -0.0, which SQLite's own take for 0.0."""
 
@@ -223,13 +224,13 @@ def _same(image: _Image) -> str:
     """
     pairs = [(f"a.{_quoted(image.table, name)}", f"b.c{index}") for index, name in enumerate(image.listed)]
     found = [pairs[image.listed.index(name)] for name in image.identity]
-    return " AND ".join(
-        [f"{a} IS {b} AND {b} IS +{a}" for a, b in found]
-        + [
-            f"{a} IS {b} COLLATE BINARY AND typeof({a}) = typeof({b}) AND ({a} IS NOT 0 OR {_SIGN}({a}) = {_SIGN}({b}))"
-            for a, b in pairs
-        ]
-    )
+    alike = [
+        f"{a} IS {b} COLLATE BINARY AND typeof({a}) = typeof({b}) AND ({a} IS NOT 0 OR {_SIGN}({a}) = {_SIGN}({b}))"
+        for a, b in pairs
+    ]
+    # SQLite takes conditions a thousand deep, and tables of two thousand columns.
+    groups = [" AND ".join(alike[first : first + _GROUP]) for first in range(0, len(alike), _GROUP)]
+    return " AND ".join([f"{a} IS {b} AND {b} IS +{a}" for a, b in found] + [f"({group})" for group in groups])
 
 
 def _gone(image: _Image, select: str) -> str:

@@ -38,3 +38,12 @@ def test_each_row_is_looked_up(
     for plan in plans:
         assert sum(line.startswith("SCAN") for line in plan) == 1, plan
         assert sum(line.startswith("SEARCH") for line in plan) == 1, plan
+
+
+def test_as_many_columns_as_a_table_may_have(make_manager: Callable[..., ShardManager]) -> None:
+    manager = make_manager(num_shards=3)
+    manager.execute(f"CREATE TABLE t (id INTEGER PRIMARY KEY, {', '.join(f'c{n}' for n in range(1_999))})")
+    manager.insert_many("t", [{"id": n, "c1500": n} for n in range(9)])
+    manager.execute("UPDATE t SET c1998 = (SELECT count(*) FROM t WHERE c1500 > 2), id = id + 100")
+    found = manager.execute("SELECT id, c1500, c1998, c0 FROM t ORDER BY id").fetchall()
+    assert found == [(n + 100, n, 6, None) for n in range(9)]
