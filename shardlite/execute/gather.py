@@ -42,7 +42,12 @@ def gather(database: Database, state: State, plan: Plan, program: Program, past:
         if plan.on_overflow is not None and not deadline.passed and _may_be_well(error, program, evaluated):
             otherwise = plan.on_overflow()
             if otherwise.program is not None:
-                return gather(database, state, otherwise, otherwise.program, past, deadline)
+                try:
+                    return gather(database, state, otherwise, otherwise.program, past, deadline)
+                except sqlite3.Error as again:
+                    if str(error).startswith(f"{again} ["):
+                        raise error from again  # it says the same, and where
+                    raise
         if isinstance(error, sqlite3.Error):
             reraise(error)
         raise
