@@ -297,6 +297,7 @@ def shard_limit(select: Select) -> str:
         return str(int(limit) + int(offset))
     return (
         # Where there is nothing to give, SQLite doesn't look at OFFSET.
-        f"CASE WHEN ({limit}) + 0 = 0 THEN 0 WHEN ({limit}) < 0 OR ({limit}) >= {_LARGE} OR ({offset}) >= {_LARGE} THEN -1 "
+        f"CASE WHEN ({limit}) + 0 = 0 THEN 0 "
+        f"WHEN ({limit}) < 0 OR ({limit}) >= {_LARGE} OR ({offset}) >= {_LARGE} THEN -1 "
         f"ELSE ({limit}) + max(({offset}), 0) END"
     )

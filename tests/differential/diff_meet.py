@@ -1,68 +1,26 @@
-"""Statements in which the parts of the planner and executor meet, with choices forced that few rows wouldn't take.
+"""Statements in which the parts of the planner and executor meet.
 
 Views over views, CTEs and subqueries in FROM, joined over shards, sorted and limited by parameters; changes that read
-them. Every source shows a column ``u`` whose values differ from row to row: what is sorted by it, at last, has one order.
+them. Every source shows a column ``u`` whose values differ from row to row: what is sorted by it, at last, has one
+order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any
-from unittest.mock import patch
 
 from diff_case import Create, Ddl, Rows, Statement, Step
+from diff_meet_parameters import VALUES, Parameters, literal
+from diff_meet_world import MeetWorld
 
-_SEND = {
-    "shardlite.sql.rules.repartition._WORTH": 1e9,
-    "shardlite.sql.rules.repartition._TO_OWNER": 0.0,
-    "shardlite.sql.rules.repartition._FEW": -1,
-    "shardlite.sql.rules.repartition.BROADCAST_UP_TO": -1,
-    "shardlite.sql.rules.broadcast._WORTH": 1e9,
-}
-_SMALL = {
-    "shardlite.execute.streams.SMALL": 3,
-    "shardlite.execute.streams._BATCH": 2,
-    "shardlite.execute.streams._FIRST": 1,
-    "shardlite.execute.gather.SMALL": 3,
-    "shardlite.execute.coordinator.INDEX_FROM": 1,
-    "shardlite.execute.coordinator._BATCH": 2,
-    "shardlite.execute.exchange.FEW": 0,
-    "shardlite.execute.insert_query._BATCH": 2,
-    "shardlite.execute.gather_write._BATCH": 2,
-    "shardlite.execute.kept_rows._BATCH": 2,
-    "shardlite.execute.owned._SCANNED": 0,
-    "shardlite.sql.where.JSON_LIST_FROM": 2,
-}
-CHOICES: Mapping[str, Mapping[str, Any]] = {
-    "own": {},
-    "sent": _SEND,
-    "sent in small parts": {**_SEND, **_SMALL},
-    "broadcast": {**_SEND, "shardlite.sql.rules.repartition._WORTH": 0.0, "shardlite.execute.exchange.FEW": 0},
-    "gathered": {
-        "shardlite.sql.rules.repartition._WORTH": 0.0,
-        "shardlite.sql.rules.broadcast._WORTH": 0.0,
-        **_SMALL,
-    },
-    "sorted without limits": {**_SMALL, "shardlite.sql.template.LARGE_LIMIT": 0},
-}
-
+from shardlite.router.strategies import DirectoryStrategy, HashStrategy, RangeStrategy
 
 _FORMS = (*("key", "id", "composite", "none", "without") * 3, "pair", "reference", "reference", "single", "explicit")
 
 
-@contextmanager
-def forced(choice: str) -> Iterator[None]:
-    """Make the planner choose so, and the executor use parts so small, whatever few rows would cost."""
-    with ExitStack() as stack:
-        for name, value in CHOICES[choice].items():
-            stack.enter_context(patch(name, value))
-        yield
-
-
-VALUES = (1, 2, 3, 4, 1.0, "1", "a", "A", "a ", None, 2.5, b"a", 2**53 + 1, "b\0c", "é", 0, -1, "2", "B", 7, 12)
 KEYS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("INTEGER", "BINARY", (1, 2, 3, 4, 5, 6, 7)),
     ("TEXT", "BINARY", ("a", "A", "a ", "b", "1", "01", "é", "b\0c", "")),
@@ -80,71 +38,6 @@ class Relation:
     sql: str
     columns: tuple[str, ...]
     table: bool = False
-
-
-class Parameters:
-    """Parameters of one statement, in one of five spellings; or literals. A mark stands in a text until it is done."""
-
-    def __init__(self, r: Random, style: str | None = None) -> None:
-        self.r = r
-        self.style = r.choice(("?", "?", "?N", "?N", ":", "@$:", "")) if style is None else style
-        self.made: list[str] = []
-        self.kinds: list[str] = []
-
-    def make(self, kind: str = "value") -> str:
-        """Return what stands for a parameter, or a literal."""
-        if self.style == "":
-            return literal(choose(self.r, kind))
-        same = [number for number, other in enumerate(self.made) if other == kind]
-        if self.style != "?" and same and self.r.random() < 0.3:
-            return f"\1{self.r.choice(same)}\1"
-        self.made.append(kind)
-        return f"\1{len(self.made) - 1}\1"
-
-    def done(self, text: str) -> str:
-        """Return a text with the parameters that are left in it."""
-        parts = text.split("\1")
-        numbers: dict[str, int] = {}
-        for place in range(1, len(parts), 2):
-            number = numbers.setdefault(parts[place], len(numbers))
-            if number == len(self.kinds):
-                self.kinds.append(self.made[int(parts[place])])
-            if self.style == "?":
-                parts[place] = "?"
-            elif self.style == "?N":
-                parts[place] = f"?{number + 1}"
-            else:
-                parts[place] = f"{self.r.choice(self.style)}p{number}"
-        return "".join(parts)
-
-    def values(self) -> Any:
-        made = [choose(self.r, kind) for kind in self.kinds]
-        if self.style in ("?", "?N", ""):
-            return tuple(made)
-        return {f"p{number}": value for number, value in enumerate(made)}
-
-
-def choose(r: Random, kind: str) -> Any:
-    if kind == "outer limit" and r.random() < 0.1:
-        return r.choice(("3", 2.0, None, "x"))
-    if "limit" in kind:
-        return r.choice((0, 1, 2, 3, 5, 8, 20, -1, 4, 6, 100, 2**62))
-    if kind == "text":
-        return r.choice(("a", "A", "b", "1", "a ", "é"))
-    if kind == "small":
-        return r.randint(0, 9)
-    return r.choice(VALUES)
-
-
-def literal(value: Any) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, bytes):
-        return f"x'{value.hex()}'"
-    if isinstance(value, str):
-        text = value.replace("'", "''").replace("\0", "'||char(0)||'")
-        return f"('{text}')" if "\0" in value else f"'{text}'"
-    return repr(value)
 
 
 class Meeting:
@@ -175,14 +68,19 @@ class Meeting:
             if index == 0:
                 form = r.choice(("key", "id", "composite"))
             options: dict[str, Any] = {}
-            other = r.choice((f"t {r.choice(('TEXT', 'TEXT COLLATE NOCASE', 'TEXT COLLATE RTRIM', 'VARCHAR(9)'))}", "t"))
+            other = r.choice(
+                (f"t {r.choice(('TEXT', 'TEXT COLLATE NOCASE', 'TEXT COLLATE RTRIM', 'VARCHAR(9)'))}", "t")
+            )
             columns = ["u INTEGER", f"j {of_key}", "n INTEGER", other, "x"]
             if r.random() < 0.2:
                 columns[3] += " DEFAULT 'd'"
             stored = ["k", "u", "j", "n", "t", "x"]
             key = f"k {of_key}"
             if r.random() < 0.15:
-                columns.append(f"g GENERATED ALWAYS AS ({r.choice(('n + 1', 'lower(t)', 'typeof(x)'))}) {r.choice(('VIRTUAL', 'STORED'))}")
+                columns.append(
+                    f"g GENERATED ALWAYS AS ({r.choice(('n + 1', 'lower(t)', 'typeof(x)'))}) "
+                    f"{r.choice(('VIRTUAL', 'STORED'))}"
+                )
             tail = ""
             if form == "key":
                 columns.insert(0, f"{key} PRIMARY KEY")
@@ -227,7 +125,9 @@ class Meeting:
                 if form == "key" and any(_same(k, row[0], collation, declared) for row in rows):
                     continue
                 text = r.choice(("a", "A", "a ", "b", "é", "1", None, "b\0c", "ab", "zz"))
-                rows.append((k, number, r.choice((*values, None)), r.choice((1, 2, 3, 4, None)), text, r.choice(VALUES)))
+                rows.append(
+                    (k, number, r.choice((*values, None)), r.choice((1, 2, 3, 4, None)), text, r.choice(VALUES))
+                )
             if rows:
                 made.append(Rows(name, tuple(stored), tuple(rows)))
         for index in range(r.choice((0, 1, 2))):
@@ -246,6 +146,59 @@ class Meeting:
             made.append(Ddl(text))
             self.views[f"v{index}"] = named
         return made
+
+    def world(self, num_shards: int) -> MeetWorld:
+        """Return an empty world of this seed's kind: to be asked after ``steps``."""
+        pick = self.r.random()
+        if pick < 0.15:
+            return MeetWorld(num_shards, self.r.choice(("UTF-16le", "UTF-16be")))
+        strategy: Any = None
+        if pick < 0.3:
+            strategy = DirectoryStrategy(
+                {key: number % num_shards for number, key in enumerate(self.keys[:4])}, HashStrategy()
+            )
+        elif pick < 0.45 and all(isinstance(key, (int, float)) for key in self.keys):
+            strategy = RangeStrategy(list(range(1, num_shards)))
+        return MeetWorld(num_shards, strategy=strategy)
+
+    def beside(self) -> list[str]:
+        """Return the texts of the attached file, whose table and view may be named from now on."""
+        r = self.r
+        columns = "k, u INTEGER, j, n INTEGER, t TEXT COLLATE NOCASE, x"
+        made = [f"CREATE TABLE b0({columns})", "CREATE VIEW bv AS SELECT k, u, n FROM b0 WHERE n IS NOT NULL"]
+        for number in range(900, 900 + r.choice((0, 3, 8))):
+            row = (
+                r.choice(self.keys),
+                number,
+                r.choice(self.keys),
+                r.randint(1, 4),
+                r.choice(("a", "A", "b")),
+                r.choice(VALUES),
+            )
+            made.append(f"INSERT INTO b0 VALUES ({', '.join(map(literal, row))})")
+        self.base[r.choice(("b0", "beside.b0"))] = {
+            "columns": ["k", "u", "j", "n", "t", "x"],
+            "form": "none",
+            "options": {},
+        }
+        self.views["beside.bv"] = ("k", "u", "n")
+        return made
+
+    def virtual(self) -> list[Step]:
+        """Return a full-text table with rows."""
+        rows = tuple((self.r.choice(self.keys), 950 + n, f"w{n % 3} all") for n in range(self.r.choice((0, 4, 9))))
+        self.views["f0"] = ("k", "u", "t")
+        made: list[Step] = [Ddl("CREATE VIRTUAL TABLE f0 USING fts5(k, u, t)")]
+        return [*made, Rows("f0", ("k", "u", "t"), rows)] if rows else made
+
+    def later(self) -> str:
+        """Return what may stand between two runs of a text; "" for a function that is registered."""
+        r = self.r
+        name = r.choice([name for name in self.base if "b0" not in name])
+        number = next(self.names)
+        column = r.choice(("k", "j", "n", "x"))
+        more = f"ALTER TABLE {name} ADD COLUMN later_{number} DEFAULT 5"
+        return r.choice(("ANALYZE", "ANALYZE", f"CREATE INDEX later_{number} ON {name} ({column})", more, ""))
 
     def raw(self) -> list[Statement]:
         """Return statements that put text which is no Unicode into some rows."""
@@ -266,7 +219,9 @@ class Meeting:
         name = r.choice(list(self.base))
         return Relation(name, tuple(self.base[name]["columns"]), True)
 
-    def query(self, depth: int, ctes: Mapping[str, tuple[str, ...]] | None = None, *, plain: bool = False) -> tuple[str, list[str]]:
+    def query(
+        self, depth: int, ctes: Mapping[str, tuple[str, ...]] | None = None, *, plain: bool = False
+    ) -> tuple[str, list[str]]:
         """Return a query with a column u, and its columns' names."""
         r = self.r
         pick = r.random()
@@ -289,7 +244,9 @@ class Meeting:
                 continue
             before = list(scope)
             scope.append((alias, relation))
-            how = r.choice(("JOIN", "JOIN", "LEFT JOIN", ",", "USING", "NATURAL", "RIGHT JOIN", "FULL JOIN", "CROSS JOIN"))
+            how = r.choice(
+                ("JOIN", "JOIN", "LEFT JOIN", ",", "USING", "NATURAL", "RIGHT JOIN", "FULL JOIN", "CROSS JOIN")
+            )
             if how in ("RIGHT JOIN", "FULL JOIN") and r.random() < 0.6:
                 how = "JOIN"
             outer = outer or how in ("LEFT JOIN", "RIGHT JOIN", "FULL JOIN")
@@ -339,10 +296,16 @@ class Meeting:
             columns += [(f"{r.choice(keyed)}.k", "k")] if keyed else []
         r.shuffle(columns)
         distinct = "DISTINCT " if r.random() < 0.12 else ""
-        listed = ", ".join(e if e.endswith("." + n) and r.random() < 0.5 else f"{e}{r.choice((' AS ', ' '))}{n}" for e, n in columns)
-        return self._ordered(f"SELECT {distinct}{listed} FROM {text}{where}", [n for _, n in columns], scope, "u", depth, bool(distinct))
+        listed = ", ".join(
+            e if e.endswith("." + n) and r.random() < 0.5 else f"{e}{r.choice((' AS ', ' '))}{n}" for e, n in columns
+        )
+        return self._ordered(
+            f"SELECT {distinct}{listed} FROM {text}{where}", [n for _, n in columns], scope, "u", depth, bool(distinct)
+        )
 
-    def _ordered(self, text: str, names: list[str], scope: Any, unique: str, depth: int, distinct: bool = False) -> tuple[str, list[str]]:
+    def _ordered(
+        self, text: str, names: list[str], scope: Any, unique: str, depth: int, distinct: bool = False
+    ) -> tuple[str, list[str]]:
         r = self.r
         self.sorted = r.random() < (0.08 if self.simple else 0.25)
         if self.sorted:
@@ -363,7 +326,13 @@ class Meeting:
             if distinct or r.random() < 0.5 or not scope:
                 name = r.choice(names)
                 term = str(names.index(name) + 1) if r.random() < 0.3 else name
-                if term == name and scope and sum(name in rel.columns for _, rel in scope) and r.random() < 0.3 and not distinct:
+                if (
+                    term == name
+                    and scope
+                    and sum(name in rel.columns for _, rel in scope)
+                    and r.random() < 0.3
+                    and not distinct
+                ):
                     term = self.column(scope)
             else:
                 term = self.output(scope, 0)[0]
@@ -379,12 +348,16 @@ class Meeting:
     def _grouped(self, scope: Any, unique: str, text: str, where: str) -> tuple[str, list[str]]:
         r = self.r
         self.sorted = False
-        keys = list(dict.fromkeys(self.column(scope, ("k",) if r.random() < 0.5 else ()) for _ in range(r.randint(1, 2))))
+        keys = list(
+            dict.fromkeys(self.column(scope, ("k",) if r.random() < 0.5 else ()) for _ in range(r.randint(1, 2)))
+        )
         n = self.number(scope)
         parts = [
             f"min({unique}) AS u",
             "count(*) AS n",
-            r.choice((f"sum({n}) AS s", f"max({n}) AS s", f"total({n}) AS s", f"count(DISTINCT {n}) AS s", f"avg({n}) AS s")),
+            r.choice(
+                (f"sum({n}) AS s", f"max({n}) AS s", f"total({n}) AS s", f"count(DISTINCT {n}) AS s", f"avg({n}) AS s")
+            ),
         ]
         names = ["u", "n", "s"]
         having = ""
@@ -404,7 +377,9 @@ class Meeting:
             scope = [(alias, relation)]
             other = self.output(scope, 0)[0]
             where = f" WHERE {self.predicate(scope, 0)}" if r.random() < 0.5 else ""
-            arms.append(f"SELECT '{number}' || coalesce({alias}.u, '') AS u, {other} AS w FROM {relation.sql} {alias}{where}")
+            arms.append(
+                f"SELECT '{number}' || coalesce({alias}.u, '') AS u, {other} AS w FROM {relation.sql} {alias}{where}"
+            )
         text = r.choice((" UNION ALL ", " UNION ALL ", " UNION ")).join(arms)
         self.sorted = r.random() < 0.3
         if self.sorted:
@@ -447,7 +422,11 @@ class Meeting:
 
     def _equality(self, left: str, one: Relation, right: str, other: Relation) -> str:
         r = self.r
-        wanted = r.choice((*[("k", "k")] * 15, ("k", "j"), ("j", "k")) if self.simple else (*[("k", "k")] * 7, ("k", "j"), ("j", "k"), ("j", "k"), ("j", "j"), ("n", "n"), ("u", "u")))
+        wanted = r.choice(
+            (*[("k", "k")] * 15, ("k", "j"), ("j", "k"))
+            if self.simple
+            else (*[("k", "k")] * 7, ("k", "j"), ("j", "k"), ("j", "k"), ("j", "j"), ("n", "n"), ("u", "u"))
+        )
         a = wanted[0] if wanted[0] in one.columns else r.choice(one.columns)
         b = wanted[1] if wanted[1] in other.columns else r.choice(other.columns)
         return f"{left}.{a} {r.choice(('=', '=', '=', 'IS', '=='))} {right}.{b}"
@@ -472,12 +451,17 @@ class Meeting:
             name = next(self.names)
             alias, relation = r.choice(scope)
             if r.random() < 0.5:
-                return f"{r.choice(('', 'NOT '))}EXISTS (SELECT 1 FROM {inner.sql} {name} WHERE {self._equality(alias, relation, name, inner)})"
+                equal = self._equality(alias, relation, name, inner)
+                return f"{r.choice(('', 'NOT '))}EXISTS (SELECT 1 FROM {inner.sql} {name} WHERE {equal})"
             shown = r.choice(inner.columns)
             if self.simple and "k" in inner.columns:
                 column, shown = self.column(scope, ("k",)), "k"
             return f"{column} {r.choice(('', 'NOT '))}IN (SELECT {name}.{shown} FROM {inner.sql} {name})"
-        return f"{column} > {make('text')} COLLATE {r.choice(('NOCASE', 'RTRIM', 'BINARY'))}" if pick < 0.9 else f"{column} LIKE {make('text')}"
+        return (
+            f"{column} > {make('text')} COLLATE {r.choice(('NOCASE', 'RTRIM', 'BINARY'))}"
+            if pick < 0.9
+            else f"{column} LIKE {make('text')}"
+        )
 
     # -- statements --------------------------------------------------------------------------------------------------
 
@@ -509,13 +493,15 @@ class Meeting:
             name = f"w{number}"
             if r.random() < 0.4:
                 columns = ["u" if c == "u" else f"c{n}" for n, c in enumerate(columns)]
-                parts.append(f"{name}({', '.join(columns)}) AS {r.choice(('', '', 'NOT MATERIALIZED ', 'MATERIALIZED '))}({query})")
+                hint = r.choice(("", "", "NOT MATERIALIZED ", "MATERIALIZED "))
+                parts.append(f"{name}({', '.join(columns)}) AS {hint}({query})")
             else:
                 parts.append(f"{name} AS ({query})")
             ctes[name] = tuple(columns)
         return f"WITH {', '.join(parts)} ", ctes
 
     def change(self) -> Iterator[Statement]:
+        """Yield one text of a change with one or two sets of parameters."""
         r = self.r
         self.parameters = Parameters(r)
         prefix = ""
@@ -523,68 +509,65 @@ class Meeting:
         if r.random() < 0.35:
             prefix, ctes = self._with()
         name = r.choice(list(self.base))
-        table = Relation(name, tuple(self.base[name]["columns"]), True)
-        pick = r.random()
-        scope = [(name, table)]
-        returning = r.choice(("", "", " RETURNING u, quote(k), n", " RETURNING *"))
-        if pick < 0.45:
-            query, names = self.query(1, ctes, plain=True)
-            alias = next(self.names)
-            columns = [c for c in ("k", "u", "j", "n", "t", "x") if c in ("k", "u") or r.random() < 0.6]
-            listed = []
-            for column in columns:
-                if column == "u":
-                    listed.append(f"{1000 + r.randint(0, 9) * 100} + row_number() OVER (ORDER BY {alias}.u)")
-                elif column == "n":
-                    listed.append(f"length({alias}.{r.choice(names)})")
-                elif column in ("k", "j") and r.random() < 0.6:
-                    listed.append(self.parameters.make() if column == "j" else literal(r.choice(self.keys)))
-                else:
-                    listed.append(f"{alias}.{r.choice(names)}")
-            conflict = r.choice(("", "", "OR IGNORE ", "OR REPLACE ", "OR ABORT "))
-            upsert = ""
-            form = self.base[name]["form"]
-            if form in ("key", "composite", "without", "pair") and not conflict and r.random() < 0.6:
-                target = {"key": "k", "composite": "k, u", "without": "u, k", "pair": "k, u"}[form]
-                upsert = r.choice((f" ON CONFLICT ({target}) DO NOTHING", f" ON CONFLICT ({target}) DO UPDATE SET n = coalesce(n, 0) + {self.parameters.make('small')}, t = excluded.t", " ON CONFLICT DO NOTHING"))
-            text = f"INSERT {conflict}INTO {name} ({', '.join(columns)}) SELECT {', '.join(listed)} FROM ({query}) {alias} WHERE true ORDER BY {alias}.u LIMIT {self.parameters.make('small')}{upsert}"
-        elif pick < 0.75:
-            column = r.choice(("n", "t", "x"))
-            value = self.parameters.make()
-            condition = self.predicate(scope, 1)
-            joined = ""
-            if r.random() < 0.3:
-                query, names = self.query(1, ctes, plain=True)
-                joined = f" FROM (SELECT min(b.u) AS u, b.{r.choice(names)} AS e FROM ({query}) b GROUP BY 2) f"
-                own = "k" if r.random() < 0.5 else "j"
-                condition = f"{name}.{own} = f.e AND {condition}"
-                value = "length(f.u)"
-                if r.random() < 0.4:
-                    joined = f" FROM (SELECT count(*) AS u FROM ({query}) b) f"
-                    condition = self.predicate(scope, 1)
-                    value = "f.u"
-                elif self.column_is_loose(own):
-                    joined, value = "", self.parameters.make()
-                    condition = self.predicate(scope, 1)
-                if returning == " RETURNING *" or joined:
-                    returning = ""
-            elif ctes and r.random() < 0.7:
-                cte = r.choice(list(ctes))
-                condition = f"{name}.{r.choice(('k', 'j', 'u'))} {r.choice(('IN', 'IN', 'NOT IN'))} (SELECT {r.choice(ctes[cte])} FROM {cte})"
-            text = f"UPDATE {name} SET {column} = {value}{joined} WHERE {condition}"
-        else:
-            condition = self.predicate(scope, 1)
-            if ctes and r.random() < 0.7:
-                cte = r.choice(list(ctes))
-                condition = f"{name}.{r.choice(('k', 'j', 'u'))} {r.choice(('IN', 'NOT IN'))} (SELECT {r.choice(ctes[cte])} FROM {cte})"
-            text = f"DELETE FROM {name} WHERE {condition} AND {name}.u % {r.choice((2, 3))} = {self.parameters.make('small') if r.random() < 0.3 else 0}"
-        text = self.parameters.done(prefix + text + returning)
+        make = r.choice((self._insert, self._insert, self._insert, self._update, self._update, self._delete))
+        text = prefix + make(name, ctes) + r.choice(("", "", " RETURNING u, quote(k), n", " RETURNING *"))
+        text = self.parameters.done(text)
         for _ in range(1 if not self.parameters.kinds else 2):
             yield Statement(text, self.parameters.values(), change=True)
 
-    def column_is_loose(self, column: str) -> bool:
-        """Tell whether values that equal one of these may be several groups."""
-        return True
+    def _insert(self, name: str, ctes: Mapping[str, tuple[str, ...]]) -> str:
+        r = self.r
+        query, names = self.query(1, ctes, plain=True)
+        alias = next(self.names)
+        columns = [c for c in ("k", "u", "j", "n", "t", "x") if c in ("k", "u") or r.random() < 0.6]
+        listed = []
+        for column in columns:
+            if column == "u":
+                listed.append(f"{1000 + r.randint(0, 9) * 100} + row_number() OVER (ORDER BY {alias}.u)")
+            elif column == "n":
+                listed.append(f"length({alias}.{r.choice(names)})")
+            elif column in ("k", "j") and r.random() < 0.6:
+                listed.append(self.parameters.make() if column == "j" else literal(r.choice(self.keys)))
+            else:
+                listed.append(f"{alias}.{r.choice(names)}")
+        conflict = r.choice(("", "", "OR IGNORE ", "OR REPLACE ", "OR ABORT "))
+        upsert = ""
+        target = {"key": "k", "composite": "k, u", "without": "u, k", "pair": "k, u"}.get(self.base[name]["form"])
+        if target is not None and not conflict and r.random() < 0.6:
+            more = f"n = coalesce(n, 0) + {self.parameters.make('small')}, t = excluded.t"
+            upsert = r.choice(
+                (
+                    " ON CONFLICT DO NOTHING",
+                    f" ON CONFLICT ({target}) DO NOTHING",
+                    f" ON CONFLICT ({target}) DO UPDATE SET {more}",
+                )
+            )
+        return (
+            f"INSERT {conflict}INTO {name} ({', '.join(columns)}) SELECT {', '.join(listed)} FROM ({query}) {alias} "
+            f"WHERE true ORDER BY {alias}.u LIMIT {self.parameters.make('small')}{upsert}"
+        )
+
+    def _update(self, name: str, ctes: Mapping[str, tuple[str, ...]]) -> str:
+        r = self.r
+        joined, value = "", self.parameters.make()
+        if r.random() < 0.3:
+            query, _ = self.query(1, ctes, plain=True)
+            joined, value = f" FROM (SELECT count(*) AS c FROM ({query}) b) f", "f.c"
+        column = r.choice(("n", "t", "x"))
+        return f"UPDATE {name} SET {column} = {value}{joined} WHERE {self._found(name, ctes)}"
+
+    def _delete(self, name: str, ctes: Mapping[str, tuple[str, ...]]) -> str:
+        rest = self.parameters.make("small") if self.r.random() < 0.3 else "0"
+        return f"DELETE FROM {name} WHERE {self._found(name, ctes)} AND {name}.u % {self.r.choice((2, 3))} = {rest}"
+
+    def _found(self, name: str, ctes: Mapping[str, tuple[str, ...]]) -> str:
+        """Return the condition of a change."""
+        r = self.r
+        if not ctes or r.random() < 0.3:
+            return self.predicate([(name, Relation(name, tuple(self.base[name]["columns"]), True))], 1)
+        cte = r.choice(list(ctes))
+        shown = f"SELECT {r.choice(ctes[cte])} FROM {cte}"
+        return f"{name}.{r.choice(('k', 'j', 'u'))} {r.choice(('IN', 'IN', 'NOT IN'))} ({shown})"
 
 
 def _same(one: Any, other: Any, collation: str, declared: str) -> bool:
