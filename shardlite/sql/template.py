@@ -238,17 +238,18 @@ def parameters_for(sql: str, text: Text, parameters: Parameters) -> Parameters:
     """Return the parameters for a piece of a text, in which ``?`` stands with its number."""
     if isinstance(parameters, Mapping) or not parameters:
         return parameters
-    count, names = _parameters_of(sql)
-    if text.names:
-        return {name: parameters[index - 1] for name, index in text.names if name in names}
+    count, named = _parameters_of(sql)
+    if named and text.names:
+        numbers = {token.text: token.index for token in text.tokens if token.index}
+        return tuple(parameters[numbers.get(named.get(index, ""), index) - 1] for index in range(1, count + 1))
     return tuple(parameters[:count])
 
 
 @lru_cache(maxsize=1024)
-def _parameters_of(sql: str) -> tuple[int, frozenset[str]]:
-    """Return the largest number of a parameter of a text, and the names of its parameters."""
+def _parameters_of(sql: str) -> tuple[int, Mapping[int, str]]:
+    """Return the largest number of a parameter of a text, and which of them are names, with their marks."""
     piece = tokenize(sql)
-    return piece.parameter_count, frozenset(name for name, _ in piece.names)
+    return piece.parameter_count, {t.index: t.text for t in piece.tokens if t.index and t.text[0] != "?"}
 
 
 @dataclass(frozen=True, slots=True)

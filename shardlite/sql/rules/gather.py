@@ -272,6 +272,9 @@ def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:
         return ()
     if any(access.table == name and access.via in statement.schema.views for access in statement.prepared.reads):
         return ()
+    # SQLite doesn't report a table of which a view reads nothing but what USING compares.
+    if any(item.name == name for _, cores in statement.texts[1:] for core in cores for item in core.items):
+        return ()
     pins = [pin_of(scopes, reference) for reference in scopes.references if reference.table is table]
     found = [pin for pin in pins if pin is not None]
     return tuple(dict.fromkeys(found)) if found and len(found) == len(pins) else ()
