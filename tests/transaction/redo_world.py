@@ -411,10 +411,15 @@ class Rounds:
                 raise Difference(name, wrong, self.seed, self.world.schema, self.log)
 
 
-def failures(seeds: Sequence[int], rounds: int) -> tuple[int, int, list[str]]:
-    """Run so many transactions with each seed; return how many were committed, replayed wrongly, and what differed."""
+def failures(seeds: Sequence[int], rounds: int, enough: int = 1_000_000) -> tuple[int, int, list[str]]:
+    """Run so many transactions with each seed; return how many were committed, replayed wrongly, and what differed.
+
+    A seed ends with its first difference, everything with ``enough`` of them.
+    """
     committed, wrong, shown = 0, 0, []
     for seed in seeds:
+        if wrong >= enough:
+            break
         try:
             world = Rounds(seed)
         except sqlite3.OperationalError:
