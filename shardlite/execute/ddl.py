@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 from shardlite.driver import sqlite3
-from shardlite.errors import NotSupportedError, OperationalError, ProgrammingError
+from shardlite.errors import Error, NotSupportedError, OperationalError, ProgrammingError
 from shardlite.execute.core import DatabaseCore
 from shardlite.execute.deadline import Deadline
 from shardlite.execute.files import META_TABLE
@@ -81,10 +81,11 @@ class SchemaChanger:
             name = alone.table_created_by(statements[0])
 
         def attempt() -> Table:
-            existing = self._db.current().tables.get(fold(name))
+            state = self._db.current()
+            existing = state.tables.get(fold(name))
             if existing is not None:
                 _require_same_placement(existing, hinted(name, placement, hint_of(ddl)))
-            self._apply(statements, {} if existing is not None else {fold(name): placement})
+            self._apply(state, statements, {} if existing is not None else {fold(name): placement})
             return self._db.table(name)
 
         with self._lock:
@@ -114,7 +115,7 @@ class SchemaChanger:
         statements = [statement for text in texts for statement in split_statements(text)]
         refuse_stray(texts, statements)
         with self._alone(deadline):
-            self._db.with_current(lambda: self._apply(statements, placements or {}, deadline))
+            self._db.with_current(lambda: self._apply(self._db.current(), statements, placements or {}, deadline))
 
     def create_table_as(
         self,
@@ -207,14 +208,22 @@ class SchemaChanger:
         return changed
 
     def _apply(
-        self, statements: Sequence[str], placements: Mapping[str, Placement], deadline: Deadline | None = None
+        self,
+        state: State,
+        statements: Sequence[str],
+        placements: Mapping[str, Placement],
+        deadline: Deadline | None = None,
     ) -> None:
-        state = self._db.current()
         registered = self._db.registry.current
-        with SchemaDraft(self._db.catalog.schema, state.tables, state.layout.encoding, registered) as draft:
-            for statement in statements:
-                draft.run(statement)
-            change = draft.finish(placements)
+        try:
+            with SchemaDraft(self._db.catalog.schema, state.tables, state.layout.encoding, registered) as draft:
+                for statement in statements:
+                    draft.run(statement)
+                change = draft.finish(placements)
+        except Error:
+            if not self._db.is_current(state):
+                raise StaleEpochError from None  # another process changed the schema since the state was taken
+            raise
         for table in change.tables:
             before = state.tables.get(fold(table.name))
             if table.sharded and (before is None or before.key_type != table.key_type):

@@ -70,11 +70,11 @@ class State:
         """Return the table. Raises ProgrammingError when there is none of that name."""
         try:
             return self.tables[fold(name)]
-        except KeyError:
+        except (KeyError, AttributeError, TypeError):
+            if not isinstance(name, str):
+                raise ProgrammingError(f"a table's name must be a str, not {name!r}") from None
             known = ", ".join(sorted(table.name for table in self.tables.values())) or "none yet"
             raise ProgrammingError(f"no such table: {name} (there are: {known})") from None
-        except (AttributeError, TypeError):
-            raise ProgrammingError(f"a table's name must be a str, not {name!r}") from None
 
     def require_steady(self, table: Table) -> None:
         """Raise NotSupportedError when a change of this table's rows may do something else on each copy of it."""
