@@ -51,6 +51,7 @@ class Meeting:
         self.parameters = Parameters(self.r)
         self.sorted = False
         self.raw_text = False
+        self.rtrim = False
         self.simple = self.r.random() < 0.65
         """Most joins are on keys, and few layers deep: what the shards can do by themselves."""
 
@@ -59,7 +60,7 @@ class Meeting:
     def steps(self) -> list[Step]:
         r = self.r
         declared, collation, values = r.choice(KEYS)
-        self.keys = values
+        self.keys, self.collation = values, collation
         of_key = f"{declared} COLLATE {collation}".strip() if declared in ("TEXT", "") else declared
         made: list[Step] = []
         number = 0
@@ -113,6 +114,7 @@ class Meeting:
                 options["shard_key"] = r.choice(("k", "k", "j"))
             # Constraints stand last.
             columns.sort(key=lambda text: text.startswith("PRIMARY KEY"))
+            self.rtrim = self.rtrim or any("RTRIM" in text for text in columns)
             made.append(Create(f"CREATE TABLE {name} ({', '.join(columns)}){tail}", options))
             names = [text.split()[0] for text in columns if not text.startswith("PRIMARY KEY")]
             self.base[name] = {"columns": names, "form": form, "options": options}
@@ -154,7 +156,7 @@ class Meeting:
         if pick < 0.15:
             return MeetWorld(num_shards, self.r.choice(("UTF-16le", "UTF-16be")))
         strategy: Any = None
-        if pick < 0.3:
+        if pick < 0.3 and self.collation == "BINARY":  # keys that are equal are on one shard
             strategy = DirectoryStrategy(
                 {key: number % num_shards for number, key in enumerate(self.keys[:4])}, HashStrategy()
             )
@@ -199,7 +201,9 @@ class Meeting:
         number = next(self.names)
         column = r.choice(("k", "j", "n", "x"))
         more = f"ALTER TABLE {name} ADD COLUMN later_{number} DEFAULT 5"
-        return r.choice(("ANALYZE", "ANALYZE", f"CREATE INDEX later_{number} ON {name} ({column})", more, ""))
+        # Up to SQLite 3.40, the Bloom filters that one file makes by these figures lose matches by RTRIM.
+        figures = "" if self.rtrim else "ANALYZE"
+        return r.choice((figures, figures, f"CREATE INDEX later_{number} ON {name} ({column})", more, ""))
 
     def raw(self) -> list[Statement]:
         """Return statements that put text which is no Unicode into some rows."""
