@@ -43,7 +43,7 @@ def test_as_on_one_file(manager: ShardManager, kind: str) -> None:
 def test_what_comes_is_judged(manager: ShardManager) -> None:
     manager.execute(TABLE.format(kind="sharded"))
     manager.execute(TRIGGER)
-    with pytest.raises(OperationalError, match="no such table: main[.]log"):
+    with pytest.raises(OperationalError, match=r"no such table: main[.]log"):
         manager.insert("t", {"id": 1})
     with pytest.raises(NotSupportedError, match="trigger noted on t"):
         manager.execute(LOG.format(kind="single"))
