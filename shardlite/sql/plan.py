@@ -322,7 +322,8 @@ class Plan(NamedTuple):
         return tuple(Step(shard, self.sql, self.parameters) for shard in self.shards)
 
     def __str__(self) -> str:
-        where = ", ".join(str(shard) for shard in self.shards) if self.shards else "known when the ids are drawn"
+        unknown = "known when the ids are drawn" if self.id_rows else "none"
+        where = ", ".join(str(shard) for shard in self.shards) if self.shards else unknown
         lines = [str(self.kind)]
         if self.kind not in (PlanKind.DDL, PlanKind.SCHEMA):
             lines.append(f"shards: {where}")

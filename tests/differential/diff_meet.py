@@ -50,6 +50,8 @@ class Meeting:
         self.views: dict[str, tuple[str, ...]] = {}
         self.parameters = Parameters(self.r)
         self.sorted = False
+        self.raw_text = False
+        self.rtrim = False
         self.simple = self.r.random() < 0.65
         """Most joins are on keys, and few layers deep: what the shards can do by themselves."""
 
@@ -58,7 +60,7 @@ class Meeting:
     def steps(self) -> list[Step]:
         r = self.r
         declared, collation, values = r.choice(KEYS)
-        self.keys = values
+        self.keys, self.collation = values, collation
         of_key = f"{declared} COLLATE {collation}".strip() if declared in ("TEXT", "") else declared
         made: list[Step] = []
         number = 0
@@ -86,7 +88,7 @@ class Meeting:
                 columns.insert(0, f"{key} PRIMARY KEY")
             elif form == "id":
                 columns[:0] = ["id INTEGER PRIMARY KEY", key]
-                options["shard_key"] = "k"
+                options["shard_key"] = r.choice(("k", "k", "j"))
             elif form == "composite":
                 columns.insert(0, key)
                 columns.append("PRIMARY KEY (k, u)")
@@ -109,9 +111,10 @@ class Meeting:
                 options["shard_key"] = "j"
             else:
                 columns.insert(0, key)
-                options["shard_key"] = "k"
+                options["shard_key"] = r.choice(("k", "k", "j"))
             # Constraints stand last.
             columns.sort(key=lambda text: text.startswith("PRIMARY KEY"))
+            self.rtrim = self.rtrim or any("RTRIM" in text for text in columns)
             made.append(Create(f"CREATE TABLE {name} ({', '.join(columns)}){tail}", options))
             names = [text.split()[0] for text in columns if not text.startswith("PRIMARY KEY")]
             self.base[name] = {"columns": names, "form": form, "options": options}
@@ -153,7 +156,7 @@ class Meeting:
         if pick < 0.15:
             return MeetWorld(num_shards, self.r.choice(("UTF-16le", "UTF-16be")))
         strategy: Any = None
-        if pick < 0.3:
+        if pick < 0.3 and self.collation == "BINARY":  # keys that are equal are on one shard
             strategy = DirectoryStrategy(
                 {key: number % num_shards for number, key in enumerate(self.keys[:4])}, HashStrategy()
             )
@@ -198,10 +201,13 @@ class Meeting:
         number = next(self.names)
         column = r.choice(("k", "j", "n", "x"))
         more = f"ALTER TABLE {name} ADD COLUMN later_{number} DEFAULT 5"
-        return r.choice(("ANALYZE", "ANALYZE", f"CREATE INDEX later_{number} ON {name} ({column})", more, ""))
+        # Up to SQLite 3.40, the Bloom filters that one file makes by these figures lose matches by RTRIM.
+        figures = "" if self.rtrim else "ANALYZE"
+        return r.choice((figures, figures, f"CREATE INDEX later_{number} ON {name} ({column})", more, ""))
 
     def raw(self) -> list[Statement]:
         """Return statements that put text which is no Unicode into some rows."""
+        self.raw_text = True
         name = self.r.choice(list(self.base))
         return [Statement(f"UPDATE {name} SET x = CAST(x'61ff' AS TEXT) WHERE u % 3 = 0", change=True)]
 
@@ -368,6 +374,41 @@ class Meeting:
         text = f"SELECT {', '.join(parts)} FROM {text}{where} GROUP BY {', '.join(keys)}{having}"
         return text, names
 
+    def _joined(self) -> tuple[str, list[str]]:
+        """Return a join on keys whose rows are fewer than those that it reads: rows are worth being sent for it."""
+        r = self.r
+        scope: list[tuple[str, Relation]] = []
+        text = ""
+        for _ in range(r.choice((2, 2, 3))):
+            name = r.choice(list(self.base))
+            relation = Relation(name, tuple(self.base[name]["columns"]), True)
+            if r.random() < 0.35:
+                alias = next(self.names)
+                inner = f"SELECT {', '.join(relation.columns)} FROM {name} {alias}"
+                if r.random() < 0.6:
+                    inner += f" WHERE {self.predicate([(alias, relation)], 0)}"
+                relation = Relation(f"({inner})", relation.columns)
+            alias = next(self.names)
+            scope.append((alias, relation))
+            if len(scope) == 1:
+                text = f"{relation.sql} {alias}"
+                continue
+            how = r.choice(("JOIN", "JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "CROSS JOIN"))
+            other = r.choice(scope[:-1])[0]
+            condition = f"{other}.{r.choice('kkj')} = {alias}.{r.choice('kjj')}"
+            if r.random() < 0.3:
+                condition += f" AND {self.predicate([scope[-1]] if r.random() < 0.7 else scope, 0)}"
+            text += f" {how} {relation.sql} {alias} ON {condition}"
+        if r.random() < 0.5:
+            text += f" WHERE {self.predicate(scope, r.choice((0, 1)))}"
+        unique = " || '-' || ".join(f"coalesce({alias}.u, '')" for alias, _ in scope)
+        if r.random() < 0.6:
+            return self._grouped(scope, unique, text, "")
+        self.sorted = True
+        columns = [f"{unique} AS u", f"{self.column(scope, ('k', 'j'))} AS a", f"{self.output(scope, 1)[0]} AS b"]
+        text = f"SELECT {r.choice(('', 'DISTINCT '))}{', '.join(columns)} FROM {text} ORDER BY "
+        return f"{text}{self.order([], ['u', 'a', 'b'], 'u')} LIMIT {self.parameters.make('limit')}", ["u", "a", "b"]
+
     def _union(self, depth: int) -> tuple[str, list[str]]:
         r = self.r
         arms = []
@@ -423,7 +464,7 @@ class Meeting:
     def _equality(self, left: str, one: Relation, right: str, other: Relation) -> str:
         r = self.r
         wanted = r.choice(
-            (*[("k", "k")] * 15, ("k", "j"), ("j", "k"))
+            (*[("k", "k")] * 9, *[("k", "j"), ("j", "k")] * 2, ("j", "j"))
             if self.simple
             else (*[("k", "k")] * 7, ("k", "j"), ("j", "k"), ("j", "k"), ("j", "j"), ("n", "n"), ("u", "u"))
         )
@@ -473,7 +514,10 @@ class Meeting:
         ctes: dict[str, tuple[str, ...]] = {}
         if r.random() < 0.3:
             prefix, ctes = self._with()
-        text, names = self.query(r.choice((0, 0, 1) if self.simple else (0, 1, 1, 2)), ctes)
+        if r.random() < 0.3:
+            text, names = self._joined()
+        else:
+            text, names = self.query(r.choice((0, 0, 1) if self.simple else (0, 1, 1, 2)), ctes)
         order = ""
         if self.sorted:
             order = "total"
@@ -510,7 +554,9 @@ class Meeting:
             prefix, ctes = self._with()
         name = r.choice(list(self.base))
         make = r.choice((self._insert, self._insert, self._insert, self._update, self._update, self._delete))
-        text = prefix + make(name, ctes) + r.choice(("", "", " RETURNING u, quote(k), n", " RETURNING *"))
+        # With one file the driver leaves the rows changed when it can't read what they return.
+        returning = ("", "", " RETURNING u, quote(k), n", "" if self.raw_text else " RETURNING *")
+        text = prefix + make(name, ctes) + r.choice(returning)
         text = self.parameters.done(text)
         for _ in range(1 if not self.parameters.kinds else 2):
             yield Statement(text, self.parameters.values(), change=True)

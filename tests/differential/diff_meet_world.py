@@ -112,6 +112,7 @@ class MeetWorld(World):
             return tuple(reader.execute("SELECT rowid, * FROM b0 ORDER BY rowid"))
 
     def content_of_plain(self) -> Contents:
+        self._read_texts()  # names are text
         self.plain.text_factory = bytes
         try:
             return super().content_of_plain()
@@ -126,9 +127,23 @@ class MeetWorld(World):
         return super().content_of_shards()
 
     def _align(self, before: Contents) -> dict[int, int]:
-        self.plain.text_factory = bytes
         self._read_texts()
+        self.plain.text_factory = bytes
         try:
             return super()._align(before)
         finally:
             self.plain.text_factory = str
+
+    def _follows_rowid(self, table: str) -> frozenset[int]:
+        self.plain.text_factory = str
+        try:
+            return super()._follows_rowid(table)
+        finally:
+            self.plain.text_factory = bytes
+
+    def _renumber(self, table: str, ids: dict[int, int]) -> None:
+        self.plain.text_factory = str
+        try:
+            super()._renumber(table, ids)
+        finally:
+            self.plain.text_factory = bytes

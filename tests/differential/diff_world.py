@@ -258,7 +258,7 @@ class World:
             return "rowcount"
         if not same_but_for_ids(plain.rows, ours.rows, ids):
             return "RETURNING rows"
-        inserts = re.match(r"\s*(?:WITH\b.*?\s)?(?<!OR )(INSERT|REPLACE)\b", statement.sql, re.I | re.S)
+        inserts = re.match(r"\s*(?:WITH\b.*?\s)?(?<!OR )(INSERT|REPLACE)\s+(?:OR|INTO)\b", statement.sql, re.I | re.S)
         if ours.lastrowid is not None:
             if not inserts or not plain.changed or plain.lastrowid is None:
                 return "lastrowid (nothing was inserted)"
