@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Final
 
 from shardlite.errors import Error, OperationalError, TransactionInDoubtError
-from shardlite.transaction.events import emit, step
+from shardlite.transaction.events import step
 from shardlite.transaction.log_format import IS_COPY, Entry, Record, entry_bytes, entry_of
 from shardlite.transaction.own_logs import OwnedLog, OwnLogs
 from shardlite.transaction.statistics import TransactionCounters
@@ -132,7 +132,7 @@ class GroupCommit:
         try:
             self._put(held, batch, [entry for item in batch for entry in item.entries], "logged")
         except BaseException as error:
-            self._poison(held, error)
+            self._own.note_poisoned(held, error)
             self._save(batch, held, start, error)
             if not isinstance(error, Exception):
                 raise
@@ -181,19 +181,13 @@ class GroupCommit:
         try:
             self._put(target, survivors, copies, "log.copied")
         except BaseException as error:
-            self._poison(target, error)
+            self._own.note_poisoned(target, error)
             self._doubt(survivors, f"{why}; its copy: {target.file.path}: {error}")
             if not isinstance(error, Exception):
                 raise
         else:
             self._counters.add(log_copies=len(copies))
             self._decide(survivors)
-
-    def _poison(self, held: OwnedLog, error: BaseException) -> None:
-        if held.file.failure is None or held.file.failure is error:
-            self._counters.add(log_failures=1)
-        held.file.poison(error if isinstance(error, OSError) else OSError(f"interrupted by {error!r}"))
-        emit("log.poisoned.complete", number=held.file.number, error=error)
 
     def _doubt(self, items: list[Staged], why: str) -> None:
         for item in items:

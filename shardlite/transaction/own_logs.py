@@ -152,6 +152,12 @@ class OwnLogs:
                 self._change()
             return self.active
 
+    def note_poisoned(self, held: OwnedLog, error: BaseException) -> None:
+        """Give a file up after a failed write or sync."""
+        held.file.poison(error if isinstance(error, OSError) else OSError(f"interrupted by {error!r}"))
+        self._counters.add(log_failures=1)
+        emit("log.poisoned.complete", number=held.file.number, error=error)
+
     def make_room(self) -> None:
         """Let the active file have space for all staged records, and the spare too, if it can be.
 
@@ -167,6 +173,8 @@ class OwnLogs:
                     with self.io:
                         active.file.make_room(active.file.end + reserved)
             except OSError as error:
+                if error is active.file.failure:
+                    self.note_poisoned(active, error)
                 if active.file.failure:
                     continue
                 raise OperationalError(f"no space for a transaction in {active.file.path}: {error}") from error
