@@ -179,8 +179,12 @@ class OwnLogs:
                     continue
                 raise OperationalError(f"no space for a transaction in {active.file.path}: {error}") from error
             if spare is not None and spare.file.room < SECTOR + reserved:
-                with self.io, contextlib.suppress(OSError):
-                    spare.file.make_room(SECTOR + reserved)
+                try:
+                    with self.io:
+                        spare.file.make_room(SECTOR + reserved)
+                except OSError as error:  # it only has to be there when the active one fails
+                    if error is spare.file.failure:
+                        self.note_poisoned(spare, error)
             return
         raise OperationalError(f"the commit logs in {self._directory} fail one after the other")
 
