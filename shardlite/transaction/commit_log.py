@@ -119,7 +119,7 @@ class CommitLog:
             if self._closed or staged.released:
                 raise OperationalError(f"transaction {staged.txids} is rolled back: the database is closed")
             self._note_parts(staged)
-            self._group.run(staged)
+        self._group.run(staged)
         if staged.error is not None:
             raise staged.error
 
@@ -133,6 +133,7 @@ class CommitLog:
         """Note that a transaction is over: rolled back, in doubt, or applied as far as could be. Can be repeated."""
         if staged.owner is not self._own:
             return
+        self._group.end(staged)
         with self._lock:
             if staged.released:
                 return
@@ -142,7 +143,7 @@ class CommitLog:
                 self._own.reserved -= staged.size
             for held in staged.files:
                 held.in_flight.discard(staged)
-            if staged.fate in (Fate.OPEN, Fate.FAILED):
+            if staged.fate is Fate.FAILED:
                 for record in staged.records:
                     if (parts := self._own.parts.get(record.token)) is not None:
                         parts.dropped = True

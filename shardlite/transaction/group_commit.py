@@ -76,7 +76,8 @@ class GroupCommit:
     def run(self, item: Staged) -> None:
         """Write and sync a staged item, together with others that come meanwhile; returns when its fate is known.
 
-        An interrupt is raised at the end, with the fate known by then. Errors of the log are the item's fate.
+        An interrupt is raised at the end, with the fate known by then (but for one that comes at the very end or
+        beginning: the call can be repeated). Errors of the log are the item's fate.
         """
         interrupt: BaseException | None = None
         while item.fate is Fate.OPEN or self._leader is item:
@@ -88,6 +89,14 @@ class GroupCommit:
                 interrupt = stop
         if interrupt is not None:
             raise interrupt
+
+    def end(self, item: Staged) -> None:
+        """See that nothing of an item is still to come: what wasn't written never will be, and others go on."""
+        with self._mutex:
+            if item.fate is Fate.OPEN and item not in self._batch:
+                self._queue.pop(item, None)
+                _fail([item], "it wasn't committed")
+        self.run(item)
 
     def _take_part(self, item: Staged) -> None:
         with self._mutex:

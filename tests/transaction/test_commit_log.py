@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from log_checks import DECIDED, FAILED, IN_DOUBT, World, batch_of_three, run_together, valid_records
-from log_world import record_of
+from log_world import DATABASE_ID, MemoryCatalog, MemoryShards, record_of
 from memory_disk import MemoryDisk
 
 from shardlite.errors import OperationalError, ShardUnavailableError, TransactionInDoubtError
 from shardlite.transaction import own_logs
+from shardlite.transaction.commit_log import CommitLog
 from shardlite.transaction.events import Event, subscribe
 from shardlite.transaction.group_commit import Fate, GroupCommit
 from shardlite.transaction.log_file import LogFile, log_path
@@ -408,6 +413,99 @@ def test_an_interrupt_comes_when_the_fate_is_known(world: World) -> None:
         assert staged.fate is (Fate.FAILED if moment == "on_write" else Fate.DECIDED)
         assert world.finish(staged) == (FAILED if moment == "on_write" else DECIDED)
     assert world.commit(record_of({0: world.shards.watermark[0] + 1})) == DECIDED
+
+
+def test_a_committer_that_gives_up_holds_nobody_up(world: World) -> None:
+    """Released without a commit, or interrupted before one: nothing of it is written, and others go on."""
+    world.log.prepare()
+    record = record_of({5: 1})
+    world.staged[record.token] = record
+    staged = world.log.stage(record)
+    world.log._group._queue[staged] = None
+    world.log._group._leader = staged
+    world.log.release(staged)
+    with pytest.raises(OperationalError, match="wasn't committed"):
+        world.log.commit(staged)
+    world.told[record.token] = FAILED
+    assert world.commit(record_of({0: 1})) == DECIDED
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals come to the main thread")
+def test_interrupts_at_random_moments(tmp_path: Path) -> None:
+    """Ctrl-C again and again in the midst of commits: every fate becomes known, and other threads go on."""
+    catalog, shards = MemoryCatalog(), MemoryShards()
+    log = CommitLog(str(tmp_path), DATABASE_ID, catalog, shards)
+    log.prepare()
+    armed, over, interrupts = False, threading.Event(), 0
+
+    def interrupt(signum: int, frame: object) -> None:
+        nonlocal interrupts
+        if armed:
+            interrupts += 1
+            raise KeyboardInterrupt
+
+    def work(shard: int) -> None:
+        while not over.is_set():
+            log.prepare()
+            commit(shard)
+
+    def commit(shard: int) -> None:
+        record = record_of({shard: shards.watermark.get(shard, 0) + 1})
+        staged = log.stage(record)
+        try:
+            log.commit(staged)
+            shards.apply(record)
+        except TransactionInDoubtError:
+            catalog.note_rolled_back([record.token])
+        except OperationalError:
+            pass
+        finally:
+            log.release(staged)
+            log.retire()
+
+    def pester() -> None:
+        while not over.wait(0.0003):
+            _thread.interrupt_main()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    threads = [threading.Thread(target=work, args=(k,)) for k in (1, 2)] + [threading.Thread(target=pester)]
+    try:
+        for thread in threads:
+            thread.start()
+        fates: dict[int, Fate] = {}
+        end = time.monotonic() + 60
+        while (interrupts < 100 or len(fates) < 100) and time.monotonic() < end:
+            log.prepare()
+            record = record_of({0: shards.watermark.get(0, 0) + 1})
+            staged = log.stage(record)
+            while staged.fate is Fate.OPEN:
+                try:
+                    armed = True
+                    log.commit(staged)
+                    armed = False
+                except (KeyboardInterrupt, OperationalError):
+                    armed = False
+            log.release(staged)
+            fates[record.token] = staged.fate
+            found = log.find(record.token) is not None
+            assert found or staged.fate is not Fate.DECIDED
+            assert not found or staged.fate is not Fate.FAILED
+            if staged.fate is Fate.DECIDED:
+                shards.apply(record)
+            else:
+                catalog.note_rolled_back([record.token])
+            log.retire()
+    finally:
+        armed = False
+        over.set()
+        for thread in threads:
+            thread.join(30)
+        signal.signal(signal.SIGINT, before)
+    assert not any(thread.is_alive() for thread in threads)
+    assert interrupts >= 20
+    assert Fate.DECIDED in fates.values()
+    assert shards.watermark[1] > 10
+    assert log.close() == set()
 
 
 def test_events_tell_each_durable_step(world: World) -> None:
