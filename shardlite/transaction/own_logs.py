@@ -127,7 +127,12 @@ class OwnLogs:
 
     def _is_ready(self) -> bool:
         active, spare = self.active, self.spare
-        return not (active is None or active.file.failure or spare is None or spare.file.failure)
+        if active is None or active.file.failure:
+            return False
+        if spare is not None and not spare.file.failure:
+            return True
+        # One that was full a moment ago will be the spare, as soon as the transactions in it are over.
+        return active.file.end < HALF_FULL and any(held.in_flight and not held.file.failure for held in self.old)
 
     def _promote(self) -> OwnedLog | None:
         """Return a sound active file, if need be the spare. The mutex is held."""
