@@ -42,7 +42,10 @@ class FileLock:
         self._bytes: tuple[int, int] | None = None  # Windows: where the locked bytes are, and how many
 
     def try_exclusive(self) -> bool:
-        """Take the lock alone, if nobody else has it in any form. Doesn't wait."""
+        """Take the lock alone, if nobody else has it in any form. Doesn't wait.
+
+        Who shared it until now may have lost that too when the answer is False.
+        """
         return self._try_lock(shared=False)
 
     def try_share(self) -> bool:
