@@ -93,6 +93,7 @@ class OwnLogs:
         self.spare: OwnedLog | None = None
         self.old: list[OwnedLog] = []
         self.parts: dict[int, OwnedParts] = {}
+        self._closed = False
         self.reserved = 0
         """Bytes that staged records will take."""
 
@@ -105,6 +106,7 @@ class OwnLogs:
         if self._is_ready():
             return
         with self._upkeep:
+            self._require_open()
             self._retire_old()
             while not self._is_ready():
                 with self._mutex:
@@ -124,6 +126,11 @@ class OwnLogs:
                         self.active = made
                     else:
                         self.spare = made
+
+    def _require_open(self) -> None:
+        """Make no file that nobody would close. ``upkeep`` is held."""
+        if self._closed:
+            raise OperationalError(f"the commit log of {self._directory} is closed")
 
     def _is_ready(self) -> bool:
         active, spare = self.active, self.spare
@@ -196,6 +203,7 @@ class OwnLogs:
     def obtain_parts(self, token: int) -> LogFile:
         """Return a file for the parts of one transaction. Raises OperationalError. Not under the catalog's lock."""
         with self._upkeep:
+            self._require_open()
             try:
                 file = self._obtain()
             except OSError as error:
@@ -357,6 +365,7 @@ class OwnLogs:
         """
         if not self._upkeep.acquire(timeout=timeout_s):
             return self._own_numbers()
+        self._closed = True
         try:
             if not self.io.acquire(timeout=timeout_s):
                 return self._own_numbers()

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -383,6 +384,40 @@ def test_closing_waits_for_what_is_staged_and_takes_nothing_new(world: World) ->
     closer.join()
     assert left == [set()]
     assert world.disk.files == {}
+
+
+def test_nothing_is_made_after_closing(world: World) -> None:
+    assert world.log.close() == set()
+    for use in (world.log.prepare, world.log._own.prepare, lambda: world.log.write_ahead(1)):
+        with pytest.raises(OperationalError, match="closed"):
+            use()
+    assert world.disk.files == {}
+    assert world.log.close() == set()
+
+
+def test_staging_needs_a_file(world: World) -> None:
+    with pytest.raises(OperationalError, match="no commit log"):
+        world.log.stage(record_of({0: 1}))
+    assert world.log.close(0) == set()
+
+
+def test_a_copy_that_cant_be_made_is_an_error(world: World) -> None:
+    record = record_of({0: 1})
+    world.staged[record.token] = record
+    world.log.prepare()
+    world.log.copy([])
+    no_sync_any_more(world.disk, 1)
+    with pytest.raises(OperationalError, match="can't be copied") as caught:
+        world.log.copy([record])
+    assert not isinstance(caught.value, TransactionInDoubtError)
+    assert world.log.statistics().in_doubt == 0
+    with pytest.raises(OperationalError, match="no commit log"):
+        world.log.copy([record])
+    world.disk.fail_syncs.clear()
+    world.log.prepare()
+    world.log.copy([record, record_of({1: 1}, token=record.token ^ 2)])
+    world.staged.update((each.record.token, replace(each.record, is_copy=False)) for each in world.log.unapplied(1, 0))
+    assert len(valid_records(world.disk.after_power_loss("dropped"), world.catalog)) == 2
 
 
 def test_closing_doesnt_wait_for_ever(world: World) -> None:
