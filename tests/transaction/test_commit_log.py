@@ -261,6 +261,44 @@ def test_in_doubt_until_somebody_settles(world: World) -> None:
     assert world.log._own.old == []
 
 
+def test_what_cant_be_read_back_counts_as_valid(world: World) -> None:
+    """The record is whole, its sync failed, and reading it back fails too: it is copied, not rolled back."""
+    world.commit(record_of({0: 1}))
+    assert world.log._own.active is not None
+    inode = world.disk.files[world.log._own.active.file.path]
+    plain = inode.read
+
+    def read(offset: int, size: int) -> bytes:
+        inode.read = plain  # type: ignore[method-assign]
+        raise EIO
+
+    world.disk.fail_syncs[world.disk.syncs + 1] = EIO
+    inode.read = read  # type: ignore[method-assign]
+    assert world.commit(record_of({1: 1})) == DECIDED
+    assert inode.read == plain
+
+
+def test_a_doubtful_record_that_isnt_seen_keeps_its_file_until_it_is_settled(world: World) -> None:
+    """The kernel dropped the page: the file looks empty, and yet the record may be back with the next boot."""
+    world.commit(record_of({0: 1}))
+    world.disk.fail_syncs.update(dict.fromkeys((world.disk.syncs + 1, world.disk.syncs + 2), EIO))
+    record = record_of({1: 1})
+    assert world.commit(record) == IN_DOUBT
+    for inode in world.disk.files.values():
+        for sector in inode.sectors.values():
+            sector.cache = sector.durable
+    assert world.log.find(record.token) is None
+    world.log.prepare()
+    assert len(world.log._own.old) == 2
+    world.log.retire()
+    assert len(world.log._own.old) == 2
+    world.catalog.note_rolled_back([record.token])
+    for held in world.log._own.old:
+        held.not_before = 0
+    world.log.retire()
+    assert world.log._own.old == []
+
+
 def test_a_void_record_counts_for_nobody(world: World) -> None:
     record = record_of({1: 1})
     world.commit(record, apply=False)

@@ -12,7 +12,7 @@ from log_checks import DECIDED, FAILED, World, valid_records
 from log_world import DATABASE_BYTES, record_of
 from memory_disk import MemoryDisk
 
-from shardlite.transaction import own_logs
+from shardlite.transaction import log_file, own_logs
 from shardlite.transaction.log_file import LogFile, log_path
 from shardlite.transaction.log_format import SECTOR, Record, decode_header, entry_of, seal
 from shardlite.transaction.own_logs import OwnLogs
@@ -156,6 +156,23 @@ def test_what_lies_behind_a_torn_record_never_becomes_valid(
     weakened = reset is not_reset
     assert (105 in valid_records(world.disk, world.catalog)) == weakened
     assert any("a record that nobody wrote" in violation for violation in world.violations) == weakened
+
+
+@pytest.mark.parametrize("weakened", [False, True], ids=["new-salt", "weakened"])
+def test_old_bytes_behind_a_reset_never_become_valid(weakened: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same salt a record as long as the first one would make the old second one valid again."""
+    if weakened:
+        monkeypatch.setattr(log_file.os, "urandom", bytes)
+    log = LogFile.create(MemoryDisk(), "", 0, DATABASE_BYTES)
+    assert log is not None
+    old = [record_of({1: 1}), record_of({1: 2})]
+    log.append([entry_of(record) for record in old])
+    assert log.contents().records == tuple(old)
+    log.reset()
+    assert log.contents().records == ()
+    new = record_of({1: 3})
+    log.append([entry_of(new)])
+    assert log.contents().records == ((new, old[1]) if weakened else (new,))
 
 
 def test_a_file_with_work_left_is_not_taken_over() -> None:
