@@ -30,7 +30,7 @@ import mmh3
 
 warnings.simplefilter("ignore")
 
-from shardlite import ShardManager  # noqa: E402
+from shardlite import ShardManager  # noqa: E402  # the warning of an old SQLite comes with the import
 
 SHARDS = 4
 ROWS = 3_000

@@ -25,7 +25,7 @@ from pathlib import Path
 
 warnings.simplefilter("ignore")
 
-from shardlite import ConnectionPool  # noqa: E402
+from shardlite import ConnectionPool  # noqa: E402  # the warning of an old SQLite comes with the import
 
 TIMES = 10_000
 ROWS = 1_000
@@ -105,7 +105,7 @@ def operations(raw: sqlite3.Connection, pool: ConnectionPool) -> dict[str, Calla
                 _ = conn.unclean or conn.in_transaction or conn.total_changes != conn.changes_seen
 
     works = (point_select, get_return, acquire_release, context, fetch_row, execute, express_row)
-    timed = {work.__name__: (lambda work=work: seconds_each(work)) for work in works}  # type: ignore[misc]
+    timed = {work.__name__: (lambda work=work: seconds_each(work)) for work in works}  # type: ignore[misc]  # a default has no type
     timed["health_check"] = lambda: seconds_each(health_check) - seconds_each(loop)
     return timed
 

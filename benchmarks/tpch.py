@@ -33,8 +33,8 @@ from typing import Any
 
 warnings.simplefilter("ignore")
 
-from shardlite import ShardManager  # noqa: E402
-from shardlite.errors import NotSupportedError  # noqa: E402
+from shardlite import ShardManager  # noqa: E402  # the warning of an old SQLite comes with the import
+from shardlite.errors import NotSupportedError  # noqa: E402  # as above
 
 SHARDS = 4
 GOAL_MEAN, GOAL_WORST, GOAL_PLANNING_MS = 0.8, 3.0, 30.0

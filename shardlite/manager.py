@@ -253,17 +253,57 @@ class ShardManager:
             raise ProgrammingError(f"max_rows must be an int of 0 or more, not {max_rows!r}")
         return self._statements.execute(sql, parameters, key=key, timeout_s=timeout, max_rows=max_rows)
 
-    def executemany(self, sql: str, seq: Iterable[Parameters]) -> Result:
+    def executemany(self, sql: str, seq: Iterable[Parameters], *, timeout: float | None = None) -> Result:
         """Run one writing statement for each set of parameters, all in one transaction.
 
         As in ``sqlite3``, the rows of a RETURNING clause are not kept and ``lastrowid`` is not set; the result has the
         columns and the sum of the row counts.
+
+        :param timeout: seconds for all of it, taking the parameters from ``seq`` too; see ``execute``.
         """
-        return self._statements.executemany(sql, seq)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        return self._statements.executemany(sql, seq, timeout)
 
     def explain(self, sql: str, parameters: Parameters = ()) -> Plan:
         """Return the plan by which ``execute`` would run the statement; ``str(plan)`` is for people."""
         return self._statements.plan(sql, parameters)
+
+    # -- files beside the shards -----------------------------------------------------------------------------------
+
+    def attach(
+        self, schema: str, path: str | os.PathLike[str], *, create: bool = False, trusted_schema: bool = False
+    ) -> None:
+        """Let statements name the tables of another SQLite file as ``schema.table``, as ``ATTACH path AS schema`` does.
+
+        The file is plain: none of a shardlite database. Its rows can be read and changed beside those of the shards,
+        each change as one transaction of the file; its schema can't be changed. It holds for this manager until
+        ``detach``, for statements that begin afterwards. Thread-safe.
+
+        :param create: make the file if there is none.
+        :param trusted_schema: views, triggers and CHECKs of the file may call any function. Otherwise statements that
+            name the file run with ``PRAGMA trusted_schema = OFF``, under which SQLite refuses what may do harm.
+        :raises OperationalError: the name is taken, there are nine already, or the file can't be opened.
+        :raises DatabaseError: it is no SQLite file.
+        :raises ProgrammingError: it is a shard or a catalog, or ``schema`` is no usable name.
+        """
+        if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+            raise ProgrammingError(f"attach: path must be a path, not {path!r}")
+        if "\0" in os.fspath(path):
+            raise ProgrammingError(f"attach: path must not hold a NUL: {path!r}")
+        self._database.attach(schema, os.path.abspath(path), create=create, trusted_schema=trusted_schema)
+
+    def detach(self, schema: str) -> None:
+        """Forget a file attached as ``schema``. A result that is still being read goes on. Thread-safe.
+
+        :raises OperationalError: there is none of that name.
+        """
+        self._database.detach(schema)
+
+    @property
+    def attached(self) -> Mapping[str, str]:
+        """The attached files: schema name -> path, in the order of attaching."""
+        return {file.schema: file.path for file in self._database.current().attached}
 
     # -- functions and collations --------------------------------------------------------------------------------
 

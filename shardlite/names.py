@@ -12,7 +12,7 @@ _LOWER_TO_UPPER = {lower: upper for upper, lower in _UPPER_TO_LOWER.items()}
 
 def fold(name: str) -> str:
     """Fold a name's case as SQLite does: ASCII letters only."""
-    return name.translate(_UPPER_TO_LOWER)
+    return name.lower() if name.isascii() else name.translate(_UPPER_TO_LOWER)
 
 
 def unfold(name: str) -> str:

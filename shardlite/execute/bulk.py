@@ -13,7 +13,7 @@ from itertools import groupby, islice
 from operator import call, itemgetter
 from typing import Any
 
-from shardlite.errors import NotSupportedError, ProgrammingError, RoutingError
+from shardlite.errors import IntegrityError, NotSupportedError, ProgrammingError, RoutingError
 from shardlite.execute.core import DatabaseCore
 from shardlite.execute.insert import (
     InsertPlan,
@@ -84,9 +84,12 @@ class Batch:
         self.parts: list[tuple[InsertPlan, dict[int, list[tuple[Any, ...]]]]] = []
         self.ids: list[Any] = []
         """Rowids that the rows state and that are not the shard key."""
+        self.placed: tuple[list[tuple[Any, ...]], list[int]] = ([], [])
+        """A sharded table's rows in their order, and the shard of each."""
         self.last_id: int | None = None
         """The rowid of the last row, where the table's sequence is concerned with rowids."""
-        self._drawn = False
+        self.drawn = False
+        """Somebody may have drawn one of ``ids`` and not used it yet."""
         self._generated = False
         self._token = database.sequence(table).token
         for names, values in shapes:
@@ -114,7 +117,7 @@ class Batch:
     def probe(self, scope: WriteScope) -> None:
         """Raise IntegrityError where an id that the rows state is there already."""
         if self.ids:
-            self._db.require_new_ids(scope, self._table, self.ids, self._drawn)
+            self._db.require_new_ids(scope, self._table, self.ids, self.drawn)
 
     def write_rows(self, scope: WriteScope) -> int:
         """Insert the rows and return how many."""
@@ -131,13 +134,17 @@ class Batch:
         shards = self._layout.shard_ids
         if omitted_with_default(self._table, plan.columns):
             return sum(insert_copies(scope, shards, plan, row) is not None for row in rows)
-        for row in rows:
-            require_no_shifting_null(self._table, plan.columns, row)
+        for place, row in enumerate(rows):
+            try:
+                require_no_shifting_null(self._table, plan.columns, row)
+            except IntegrityError:
+                scope.run_many(shards[0], plan.insert_sql, rows[:place])  # one before it may be the first that fails
+                raise
         counts = [scope.run_many(shard, plan.insert_sql, rows) for shard in shards]
         return counts[0]
 
     def _fill_ids(self, plan: InsertPlan, values: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Give rows whose INTEGER PRIMARY KEY is None an id, where ids are ours to give."""
+        """Give rows whose INTEGER PRIMARY KEY is None an id, where ids are ours to give: above those that are noted."""
         at = plan.id_index
         assert at is not None
         self._generated = True
@@ -154,12 +161,15 @@ class Batch:
             values = [(*row, rowid) for row, rowid in zip(values, ids, strict=True)]
             self.last_id = values[-1][-1]
         elif plan.id_index is not None and table.sharded:
-            stated = list(map(itemgetter(plan.id_index), values))
-            if None in stated:
+            given = list(map(itemgetter(plan.id_index), values))
+            stated = [rowid for rowid in given if rowid is not None] if None in given else given
+            integers = self._note_ids(plan, stated) if stated else True
+            if stated is not given:  # the drawn ones are above those that the rows state
+                drawn_last = given[-1] is None
                 values = self._fill_ids(plan, values)
-                stated = list(map(itemgetter(plan.id_index), values))
-            integers = self._note_ids(plan, stated)
-            keys = stated if plan.id_is_key else None
+                given = list(map(itemgetter(plan.id_index), values))
+                self.last_id = given[-1] if drawn_last else self.last_id
+            keys = given if plan.id_is_key else None
         if table.kind is TableKind.SINGLE:
             return {0: values}
         if table.kind is TableKind.REFERENCE:
@@ -167,7 +177,9 @@ class Batch:
         if keys is None:
             keys, integers = list(map(itemgetter(*plan.key_indexes), values)), False
             require_key_values(table, keys)
-        return _by_shard(values, self._layout.shards_of_many(table.key_type, keys, integers=integers))
+        shards = self._layout.shards_of_many(table.key_type, keys, integers=integers)
+        self.placed = (values, shards)
+        return _by_shard(values, shards)
 
     def _note_ids(self, plan: InsertPlan, ids: list[Any]) -> bool:
         """Tell the sequence of the ids that the rows state; ids that aren't the key must be new on every shard.
@@ -185,7 +197,7 @@ class Batch:
                 "(datatype mismatch)"
             )
         self.last_id = stored[-1]
-        self._drawn = self._db.note_ids(table, stored) or self._drawn
+        self.drawn = self._db.note_ids(table, stored) or self.drawn
         if not plan.id_is_key:
             self.ids += stored
         return stored is ids

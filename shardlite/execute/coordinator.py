@@ -10,19 +10,25 @@ Python again, a batch at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from shardlite.connection.connection import Connection
 from shardlite.connection.cursor import PlainCursor
 from shardlite.driver import sqlite3
 from shardlite.errors import Error, reraise
+from shardlite.execute.attached import AttachedFile, attach_files
 from shardlite.execute.deadline import Deadline
 from shardlite.execute.exchange import SHARED_BYTES, Answer, attach, detach, limit_size, memory_uri
+from shardlite.execute.owned import Owned
+from shardlite.execute.raw_text import RawText, is_raw_text
 from shardlite.execute.state import State
 from shardlite.execute.workers import run_on_shards
+from shardlite.execute.writes import StaleEpochError
+from shardlite.names import quote
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.plan import Move, Program
-from shardlite.sql.reduction import SHARED
+from shardlite.sql.reduction import OWNED, SHARED
 
 INDEX_FROM = 200
 """Rows from which a table's indexes are made: below, SQLite's own scan is faster."""
@@ -34,9 +40,13 @@ class Coordinator:
 
     def __init__(self, state: State, deadline: Deadline | None = None, *, undo: bool = False) -> None:
         """``undo``: statements that fail have to leave nothing behind."""
-        encoding = state.layout.encoding
+        encoding = self._encoding = state.layout.encoding
+        self.raw_text = RawText()
+        """Reads text that is no Unicode, and knows whether there was any."""
+        self._layout = state.layout
         self.connection = sqlite3.connect("", isolation_level=None, check_same_thread=False, uri=True)
         self.rows_moved = 0
+        self._state = state
         self._deadline = deadline or Deadline("", None, 0)
         try:
             for pragma in (f"journal_mode = {'MEMORY' if undo else 'OFF'}", "synchronous = OFF"):
@@ -57,29 +67,85 @@ class Coordinator:
     # -- rows in ---------------------------------------------------------------------------------------------------
 
     def bring(self, program: Program, shards: Mapping[int, SqliteShard], sessions: Mapping[int, Connection]) -> None:
-        """Bring the rows of all moves: stage by stage those of the shared database, then the others."""
+        """Bring the rows of all moves: stage by stage those that shards need of each other, then the others."""
         if not program.shared:
             self.load(program.moves, shards, sessions)
             return
-        uri = memory_uri()
-        self.run(f"ATTACH '{uri}' AS {SHARED}")
-        limit_size(self.connection.execute, SHARED, SHARED_BYTES)
-        attached: list[Connection] = []
+        attached: list[tuple[Connection, str]] = []
+
+        def let_see(shard: int, uri: str, schema: str) -> None:
+            attached.append((sessions[shard], schema))
+            try:
+                attach(sessions[shard], uri, schema)
+            except sqlite3.Error as error:
+                shards[shard].fail(error, "ATTACH")
+
+        sent = [move for stage in program.shared for move in stage]
         try:
-            for shard, session in sessions.items():
-                attached.append(session)
-                try:
-                    attach(session, uri, SHARED)
-                except sqlite3.Error as error:
-                    shards[shard].fail(error, "ATTACH")
+            if any(move.route is None for move in sent):
+                uri = memory_uri()
+                self.run(f"ATTACH '{uri}' AS {SHARED}")
+                limit_size(self.connection.execute, SHARED, SHARED_BYTES)
+                for shard in sessions:
+                    let_see(shard, uri, SHARED)
+            asked = sorted({shard for move in program.moves for shard in move.shards})
+            owned = Owned(self.connection, self.run, self._layout, asked)
+            if any(move.route is not None for move in sent):
+                for shard, uri in owned.uris.items():
+                    let_see(shard, uri, OWNED)
             for stage in program.shared:
-                self.load(stage, shards, sessions, shared=True)
-                # Without figures SQLite takes a table to be large, and a shard would read all of its own for it.
-                self.run(f"ANALYZE {SHARED}")
+                everywhere = [move for move in stage if move.route is None]
+                if everywhere:
+                    self.load(everywhere, shards, sessions, shared=True)
+                    self._count_rows(SHARED, everywhere)
+                routed = [move for move in stage if move.route is not None]
+                if routed:
+                    self._send(routed, shards, sessions, owned)
             self.load(program.moves, shards, sessions)
         finally:
-            for session in attached:
-                detach(session, SHARED)
+            for session, schema in attached:
+                detach(session, schema)
+
+    def _send(
+        self,
+        moves: Sequence[Move],
+        shards: Mapping[int, SqliteShard],
+        sessions: Mapping[int, Connection],
+        owned: Owned,
+    ) -> None:
+        """Bring the rows of the moves and pass them on to the shards that own their keys."""
+        spools = [owned.spool(move, number) for number, move in enumerate(moves)]
+        self._bring(spools, shards, sessions, False)
+        owned.fill(moves, spools, self._finish)
+
+    def _finish(self, schema: str, moves: Sequence[Move], counts: Sequence[int]) -> None:
+        """Make the indexes that pay, and count."""
+        self._index(moves, counts)
+        self._count_rows(schema, moves)
+
+    def _index(self, moves: Sequence[Move], counts: Sequence[int]) -> None:
+        for move, count in zip(moves, counts, strict=True):
+            if count >= INDEX_FROM:
+                for sql in move.indexes:
+                    self.run(sql)
+
+    def _count_rows(self, schema: str, stage: Sequence[Move]) -> None:
+        """Give the shards' planners figures: without any SQLite takes a table to be large.
+
+        A shard would then read all of its own for it. A table whose rows were chosen by a condition that the query
+        still has must look as large as what they stand for, or that condition counts twice and SQLite begins with it.
+        """
+        self.run(f"ANALYZE {schema}")
+        table = f"{schema}.sqlite_stat1"
+        for move in stage:
+            if move.weight != 1:
+                grown = f"CAST(CAST(stat AS INTEGER) * {move.weight} AS INTEGER)"
+                rest = "substr(stat, instr(stat || ' ', ' '))"
+                self.run(f"UPDATE {table} SET stat = {grown} || {rest} WHERE tbl = ?", (move.into,))
+            # It tells nothing of a table without rows.
+            self.run(
+                f"INSERT INTO {table} SELECT ?1, NULL, '0' WHERE ?1 NOT IN (SELECT tbl FROM {table})", (move.into,)
+            )
 
     def load(
         self,
@@ -101,10 +167,7 @@ class Coordinator:
             counts = [sum(self._bring_all(m, shards[shard], sessions[shard]) for shard in m.shards) for m in moves]
         else:
             counts = self._bring(moves, shards, sessions, shared)
-        for move, count in zip(moves, counts, strict=True):
-            if count >= INDEX_FROM:
-                for sql in move.indexes:
-                    self.run(sql)
+        self._index(moves, counts)
 
     def _bring(
         self,
@@ -180,21 +243,49 @@ class Coordinator:
 
     def _bring_all(self, move: Move, shard: SqliteShard, session: Connection) -> int:
         """Bring a shard's rows through Python, however many."""
-        count = 0
-        marks = ", ".join("?" * move.width)
+        taken = 0
         try:
-            cursor = session.stream(move.sql, move.parameters)
-            try:
-                while rows := cursor.fetchmany(_BATCH):
-                    self._in_transaction(f"{move.insert} VALUES ({marks})", rows)
-                    count += len(rows)
-            finally:
-                cursor.close()
+            for rows in self._read(move, session):
+                self._insert(move, rows)
+                taken += len(rows)
+        except sqlite3.Error as error:
+            if not is_raw_text(error) or self._encoding != "UTF-8":
+                self._deadline.explain(error)
+                shard.fail(error, move.sql)
+            taken += self._bring_raw(move, shard, session, taken)
+        self.rows_moved += taken
+        return taken
+
+    def _bring_raw(self, move: Move, shard: SqliteShard, session: Connection, taken: int) -> int:
+        """Bring those rows again that come after ``taken``, text that is no Unicode among them."""
+        count = 0
+        session.text_factory = self.raw_text
+        try:
+            for rows in self._read(move, session):
+                count += len(rows)
+                if count > taken:
+                    self._insert(move, rows[max(0, len(rows) - (count - taken)) :])
         except sqlite3.Error as error:
             self._deadline.explain(error)
             shard.fail(error, move.sql)
-        self.rows_moved += count
-        return count
+        finally:
+            session.text_factory = str
+        return count - taken
+
+    def _read(self, move: Move, session: Connection) -> Iterator[list[Any]]:
+        cursor = session.stream(move.sql, move.parameters)
+        try:
+            while rows := cursor.fetchmany(_BATCH):
+                yield rows
+        finally:
+            cursor.close()
+
+    def _insert(self, move: Move, rows: Sequence[Any]) -> None:
+        def run(sql: str, part: Sequence[Any]) -> int:
+            self._in_transaction(sql, part)
+            return len(part)
+
+        self.raw_text.run_many(run, lambda places: f"{move.insert} VALUES ({', '.join(places)})", move.width, rows)
 
     def _in_transaction(self, sql: str, rows: Sequence[Any]) -> None:
         try:
@@ -203,6 +294,41 @@ class Coordinator:
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._explain(error)
+
+    def attach(self, program: Program, begin: str = "BEGIN") -> None:
+        """Attach the files that the program names, once all rows are there; ``begin`` a transaction over them.
+
+        Raises StaleEpochError where a schema isn't the one that the statement was planned by.
+        """
+        if not program.attached:
+            return
+        names = {name for name, _ in program.attached}
+        files = [file for file in self._state.attached if file.name in names]
+        self._deadline.check()
+        attach_files(self.connection, files, self._deadline.wait_s)
+        if begin:
+            self.run(begin)
+        planned = dict(program.attached)
+        for file in files:
+            version = planned[file.name]
+            if version is not None and version != self._version(file):
+                file.known = None
+                raise StaleEpochError
+
+    def _version(self, file: AttachedFile) -> int:
+        return int(self.run(f"PRAGMA {quote(file.schema)}.schema_version").fetchone()[0])
+
+    @contextmanager
+    def reading_raw_text(self) -> Iterator[None]:
+        """Read text that is no Unicode from it as well."""
+        if self._encoding != "UTF-8":
+            yield
+            return
+        self.connection.text_factory = self.raw_text
+        try:
+            yield
+        finally:
+            self.connection.text_factory = str
 
     # -- answers ---------------------------------------------------------------------------------------------------
 

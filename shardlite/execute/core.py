@@ -32,6 +32,7 @@ from shardlite.errors import (
     ProgrammingError,
     ShardUnavailableError,
 )
+from shardlite.execute.attached import AttachedFiles
 from shardlite.execute.files import (
     CATALOG_NAME,
     META_TABLE,
@@ -89,6 +90,7 @@ class DatabaseCore(ABC):
             self._require_layout()
             self._complete_files()
             self._words = self.catalog.fence.words
+            self.attached = AttachedFiles(self.layout.encoding, self.timeout_s)
             self.budget = ConnectionBudget(config.max_open_connections)
             self.shards: list[SqliteShard] = [self._open_shard(shard) for shard in self.layout.shard_ids]
         except BaseException:
@@ -277,7 +279,8 @@ class DatabaseCore(ABC):
         )
         registered = self.registry.current
         unsteady = unsteady_triggers(snapshot.schema, snapshot.tables, registered.functions)
-        return State(snapshot.layout.epoch, snapshot.layout, snapshot.tables, deferred, registered, unsteady)
+        attached = self.attached.current
+        return State(snapshot.layout.epoch, snapshot.layout, snapshot.tables, deferred, registered, unsteady, attached)
 
     # -- functions and collations ----------------------------------------------------------------------------------
 
@@ -355,13 +358,13 @@ class DatabaseCore(ABC):
         with self._lock:
             self._require_open()
             if self._planning is None:
-                self._planning = PlanningConnection(self._shard_schema(state), self.layout.encoding, state.registered)
+                self._planning = PlanningConnection(self.schema_texts(state), self.layout.encoding, state.registered)
             elif self._planning_state is not state:
-                self._planning.rebuild(self._shard_schema(state), state.registered)
+                self._planning.rebuild(self.schema_texts(state), state.registered)
             self._planning_state = state
             return self._planning
 
-    def _shard_schema(self, state: State) -> list[str]:
+    def schema_texts(self, state: State) -> list[str]:
         """Return the schema's texts as the shards have them: without the foreign keys that no shard enforces."""
         texts = []
         for item in self.catalog.schema:

@@ -13,9 +13,11 @@ from shardlite.execute.core import DatabaseCore
 from shardlite.execute.ddl import SchemaChanger
 from shardlite.execute.insert import Inserter
 from shardlite.execute.maintenance import Maintenance
+from shardlite.execute.planners import Planners
 from shardlite.execute.pragmas import PragmaRunner
 from shardlite.execute.read import Reader
 from shardlite.execute.registry import is_missing
+from shardlite.execute.sizes import Sizes
 
 
 class Database(DatabaseCore):
@@ -29,6 +31,7 @@ class Database(DatabaseCore):
         self.reader = Reader(self)
         self.inserter = Inserter(self, self.schema.keep_explicit_keys)
         self.bulk = BulkInserter(self)
+        self.planners = Planners(self, Sizes(self))
         self.changer = Changer(self, self.reader, self.inserter)
         _databases.add(self)
         self._waits_for_functions = False
@@ -47,6 +50,19 @@ class Database(DatabaseCore):
         """Close every file. Idempotent; connections that are in use are ended, within ``timeout_s`` each."""
         super().close(timeout_s)
         self.pragmas.close()
+        self.planners.close()
+
+    def attach(self, schema: str, path: str, *, create: bool, trusted_schema: bool) -> None:
+        """Attach a file for the statements that begin afterwards. Raises as ``ShardManager.attach``."""
+        registered = self.current().registered
+        self.attached.add(schema, path, registered, create=create, trusted_schema=trusted_schema)
+        self.forget_state()
+
+    def detach(self, schema: str) -> None:
+        """Forget an attached file. Raises OperationalError where none has the name."""
+        self.current()
+        self.attached.remove(schema)
+        self.forget_state()
 
     def resume(self) -> None:
         """Try again to end what a process that died has begun, where that lacked a registered function."""
@@ -70,8 +86,10 @@ class Database(DatabaseCore):
     def reset_after_fork(self) -> None:
         """Begin anew, in a forked child, what a thread that is not there may have been in the middle of."""
         super().reset_after_fork()
+        self.attached.reset_after_fork()
         self.schema.reset_after_fork()
         self.pragmas.reset_after_fork()
+        self.planners.reset_after_fork()
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()

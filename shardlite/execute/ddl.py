@@ -7,6 +7,7 @@ to end it: whoever opens the directory next (or waits for the new epoch) takes a
 ==============================  ===========================================================
 no shard has the new epoch      forgets the job: nothing had been committed
 some or all have it             runs the statements on the others, then changes the catalog
+some, and rows came with it     takes it back on these: nobody has seen it yet
 ==============================  ===========================================================
 
 Steps: all locks; job into the catalog (synced); statements and the new epoch on every shard; COMMIT of each; the
@@ -15,21 +16,24 @@ catalog's change, which deletes the job. Every step can be repeated.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shardlite.errors import NotSupportedError, ProgrammingError
+from shardlite.driver import sqlite3
+from shardlite.errors import Error, NotSupportedError, OperationalError, ProgrammingError
 from shardlite.execute.core import DatabaseCore
+from shardlite.execute.deadline import Deadline
 from shardlite.execute.files import META_TABLE
-from shardlite.execute.kept_rows import kept_rows
+from shardlite.execute.kept_rows import kept_rows, require_room_for_ids
 from shardlite.execute.placement import Placement, hinted
 from shardlite.execute.planning import split_statements
 from shardlite.execute.schema import SchemaChange, SchemaDraft, key_store_statements
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError, WriteScope
-from shardlite.names import RESERVED_PREFIX, fold
+from shardlite.names import RESERVED_PREFIX, fold, quote
 from shardlite.router.catalog import CatalogChange
 from shardlite.router.catalog_file import SchemaObject, table_from_json, table_to_json
 from shardlite.router.table import ConstraintMode, Table, TableKind
@@ -77,29 +81,55 @@ class SchemaChanger:
             name = alone.table_created_by(statements[0])
 
         def attempt() -> Table:
-            existing = self._db.current().tables.get(fold(name))
+            state = self._db.current()
+            existing = state.tables.get(fold(name))
             if existing is not None:
                 _require_same_placement(existing, hinted(name, placement, hint_of(ddl)))
-            self._apply(statements, {} if existing is not None else {fold(name): placement})
+            self._apply(state, statements, {} if existing is not None else {fold(name): placement})
             return self._db.table(name)
 
         with self._lock:
             return self._db.with_current(attempt)
 
-    def apply(self, sql: str | Sequence[str], placements: Mapping[str, Placement] | None = None) -> None:
+    @contextlib.contextmanager
+    def _alone(self, deadline: Deadline | None) -> Iterator[None]:
+        """Wait until no other thread changes the schema."""
+        waits = deadline is None or deadline.seconds is None
+        if not self._lock.acquire(timeout=-1 if waits or deadline is None else deadline.wait_s):
+            if deadline is not None:
+                deadline.check()
+            raise OperationalError(f"{self._db.directory}: another thread is changing the schema")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def apply(
+        self,
+        sql: str | Sequence[str],
+        placements: Mapping[str, Placement] | None = None,
+        deadline: Deadline | None = None,
+    ) -> None:
         """Run schema changes on every shard, all or none of them. ``placements`` is by folded table name."""
         texts = [sql] if isinstance(sql, str) else list(sql)
         statements = [statement for text in texts for statement in split_statements(text)]
         refuse_stray(texts, statements)
-        with self._lock:
-            self._db.with_current(lambda: self._apply(statements, placements or {}))
+        with self._alone(deadline):
+            self._db.with_current(lambda: self._apply(self._db.current(), statements, placements or {}, deadline))
 
-    def create_table_as(self, sql: str, parameters: Any, read: Callable[[], Iterable[Sequence[Any]]]) -> None:
+    def create_table_as(
+        self,
+        sql: str,
+        parameters: Any,
+        read: Callable[[], Iterable[Sequence[Any]]],
+        deadline: Deadline | None = None,
+    ) -> None:
         """Create the table of a CREATE TABLE ... AS with its rows, in one transaction: all of it or nothing.
 
-        The table is single: its rows are on the home shard, which commits first, so that whatever a crash leaves for
-        ``recover`` to end on the other shards, the rows are there. They are read, by ``read``, before any lock is
-        taken, and kept in a file meanwhile: as if the statement had run right after the reading.
+        Without a hint the table is single: its rows are on the home shard, which commits first, so that whatever a
+        crash leaves for ``recover`` to end on the other shards, the rows are there. Where they are on several shards,
+        recovery takes the table back unless all have committed. They are read, by ``read``, before any lock is taken,
+        and kept in a file meanwhile: as if the statement had run right after the reading.
 
         :param parameters: NULL for each parameter of the statement.
         """
@@ -110,8 +140,7 @@ class SchemaChanger:
             state = self._db.current()
             registered = self._db.registry.current
             schema, encoding = self._db.catalog.schema, state.layout.encoding
-            with SchemaDraft(schema, state.tables, encoding, registered) as draft:
-                text = draft.table_made_as(sql, parameters)
+            text = self._text_made_as(state, sql, parameters)
             if text is None:
                 return
             with SchemaDraft(schema, state.tables, encoding, registered) as draft:
@@ -119,26 +148,43 @@ class SchemaChanger:
                 change = draft.finish({})
             table = next(table for table in change.tables if fold(table.name) == created_name(sql))
             if table.kind is not TableKind.SINGLE:
-                raise NotSupportedError(
-                    f"CREATE TABLE {table.name} AS SELECT as a {table.kind} table: its rows would be on several "
-                    "shards, and a crash could leave a part of them. Create the table first, with its hint, and "
-                    "insert the rows then"
-                )
+                change = replace(change, undo=(f"DROP TABLE main.{quote(table.name)}",))
+            if table.sharded:
+                _require_routes(state, table)
+                require_room_for_ids(table)
             with kept_rows(read()) as rows:
-                self._run(state, change, lambda scope: rows.insert(scope, table))
 
-        with self._lock:
+                def fill(scope: WriteScope) -> SchemaChange:
+                    next_id = rows.insert(scope, table, state.layout)
+                    return replace(change, next_ids={table.name: next_id}) if next_id else change
+
+                self._run(state, change, fill, deadline)
+
+        with self._alone(deadline):
             self._db.with_current(attempt)
 
-    def set_header(self, sql: str) -> None:
+    def _text_made_as(self, state: State, sql: str, parameters: Any) -> str | None:
+        """Return the definition that SQLite gives a table of CREATE TABLE ... AS; attached files are looked at last."""
+        schema, registered, encoding = self._db.catalog.schema, self._db.registry.current, state.layout.encoding
+        try:
+            with SchemaDraft(schema, state.tables, encoding, registered) as draft:
+                return draft.table_made_as(sql, parameters)
+        except OperationalError as error:
+            if not state.attached or not str(error).startswith("no such"):
+                raise
+        beside = [(file.schema, file.read_schema(self._db.timeout_s, registered).texts) for file in state.attached]
+        with SchemaDraft(schema, state.tables, encoding, registered) as draft:
+            return draft.table_made_as(sql, parameters, beside)
+
+    def set_header(self, sql: str, deadline: Deadline | None = None) -> None:
         """Run a PRAGMA that sets a number in the file's header, such as ``user_version``, on every shard or none."""
 
         def attempt() -> None:
             state = self._db.current()
             change = SchemaChange((sql,), tuple(state.tables.values()), {}, tuple(self._db.catalog.schema))
-            self._run(state, change)
+            self._run(state, change, None, deadline)
 
-        with self._lock:
+        with self._alone(deadline):
             self._db.with_current(attempt)
 
     def keep_explicit_keys(self, table: Table) -> Table:
@@ -161,35 +207,63 @@ class SchemaChanger:
         self._run(state, SchemaChange(tuple(key_store_statements(changed)), tables, {}, tuple(schema)))
         return changed
 
-    def _apply(self, statements: Sequence[str], placements: Mapping[str, Placement]) -> None:
-        state = self._db.current()
+    def _apply(
+        self,
+        state: State,
+        statements: Sequence[str],
+        placements: Mapping[str, Placement],
+        deadline: Deadline | None = None,
+    ) -> None:
         registered = self._db.registry.current
-        with SchemaDraft(self._db.catalog.schema, state.tables, state.layout.encoding, registered) as draft:
-            for statement in statements:
-                draft.run(statement)
-            change = draft.finish(placements)
+        try:
+            with SchemaDraft(self._db.catalog.schema, state.tables, state.layout.encoding, registered) as draft:
+                for statement in statements:
+                    draft.run(statement)
+                change = draft.finish(placements)
+        except Error:
+            if not self._db.is_current(state):
+                raise StaleEpochError from None  # another process changed the schema since the state was taken
+            raise
         for table in change.tables:
             before = state.tables.get(fold(table.name))
             if table.sharded and (before is None or before.key_type != table.key_type):
                 _require_routes(state, table)
         if not change.is_nothing:
-            self._run(state, change)
+            self._run(state, change, None, deadline)
 
     # -- running -------------------------------------------------------------------------------------------------
 
-    def _run(self, state: State, change: SchemaChange, fill: Callable[[WriteScope], None] | None = None) -> None:
-        """Run a change on all shards. ``fill`` brings rows to the home shard, which commits before the others."""
+    def _run(
+        self,
+        state: State,
+        change: SchemaChange,
+        fill: Callable[[WriteScope], SchemaChange] | None = None,
+        deadline: Deadline | None = None,
+    ) -> None:
+        """Run a change on all shards. ``fill`` brings rows, and returns the change with what follows from them.
+
+        Until the first COMMIT the deadline can end it, and nothing is changed then.
+        """
         db = self._db
         epoch = state.epoch + 1
         job = 0
+        deadline = deadline or Deadline("", None, db.timeout_s)
         try:
-            with db.write_scope(db.layout.shard_ids, state) as scope:
-                if db.catalog.jobs(JOB_KIND):
-                    raise _LeftBehindError
-                for shard in db.layout.shard_ids:
-                    _run_on_shard(scope, shard, change.statements, epoch)
-                if fill is not None:
-                    fill(scope)
+            with db.write_scope(db.layout.shard_ids, state, timeout_s=deadline.wait_s) as scope:
+                deadline.watch(list(scope.sessions.values()))
+                try:
+                    if db.catalog.jobs(JOB_KIND):
+                        raise _LeftBehindError
+                    for shard in db.layout.shard_ids:
+                        _run_on_shard(scope, shard, change.statements, epoch)
+                    if fill is not None:
+                        change = fill(scope)
+                    deadline.check()
+                except sqlite3.Error as error:
+                    deadline.explain(error)
+                    raise
+                finally:
+                    deadline.release()  # a COMMIT isn't interrupted
                 job = db.catalog.add_job(JOB_KIND, _to_payload(change, epoch))
         except _LeftBehindError:
             # All locks were ours and no shard had a newer epoch: whoever recorded that job is gone.
@@ -209,6 +283,8 @@ class SchemaChanger:
                 if not any(pending.id == job for pending in db.catalog.jobs(JOB_KIND)):
                     raise _DoneByAnotherError
                 _change_tables(catalog, change)
+                for name, next_id in change.next_ids.items():
+                    catalog.set_next(name, next_id)
                 catalog.set_schema(change.schema)
                 catalog.delete_job(job)
         except _DoneByAnotherError:
@@ -221,7 +297,7 @@ class SchemaChanger:
         pending = db.catalog.jobs(JOB_KIND)
         if not pending:
             return
-        change, epoch, forgotten = SchemaChange((), (), {}, ()), 0, False
+        change, epoch, forgotten, taken_back = SchemaChange((), (), {}, ()), 0, False, False
         with db.write_scope(db.layout.shard_ids, check_epoch=False) as scope:
             pending = db.catalog.jobs(JOB_KIND)  # under the locks: its owner may have ended it meanwhile
             if not pending:
@@ -231,10 +307,16 @@ class SchemaChanger:
             if len(behind) == len(db.layout.shard_ids):
                 db.catalog.delete_job(pending[0].id)
                 forgotten = True
+            elif behind and change.undo:
+                for shard in set(db.layout.shard_ids) - set(behind):
+                    _run_on_shard(scope, shard, change.undo, epoch - 1)
+                taken_back = True
             else:
                 for shard in behind:
                     _run_on_shard(scope, shard, change.statements, epoch)
-        if not forgotten:
+        if taken_back:
+            db.catalog.delete_job(pending[0].id)
+        elif not forgotten:
             self._finish(pending[0].id, change)
 
 
@@ -288,6 +370,8 @@ def _to_payload(change: SchemaChange, epoch: int) -> dict[str, Any]:
         "tables": [table_to_json(table) for table in change.tables],
         "renamed": dict(change.renamed),
         "schema": [[item.type, item.name, item.tbl_name, item.sql] for item in change.schema],
+        "undo": list(change.undo),
+        "next_ids": dict(change.next_ids),
     }
 
 
@@ -297,6 +381,8 @@ def _from_payload(payload: Mapping[str, Any]) -> tuple[SchemaChange, int]:
         tuple(table_from_json(text) for text in payload["tables"]),
         payload["renamed"],
         tuple(SchemaObject(*item) for item in payload["schema"]),
+        tuple(payload.get("undo", ())),
+        payload.get("next_ids", {}),
     )
     return change, payload["epoch"]
 

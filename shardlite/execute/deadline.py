@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from math import inf
 from time import monotonic
 from typing import NoReturn
@@ -102,6 +102,16 @@ class Deadline:
                 connection.interrupt()
         self.due = monotonic() + self.pause
         self.pause = min(_SELDOM_S, 2 * self.pause)
+
+
+@contextmanager
+def watched(connection: sqlite3.Connection, deadline: Deadline) -> Iterator[None]:
+    """Let a deadline end what a connection does for a while."""
+    deadline.watch([connection])
+    try:
+        yield
+    finally:
+        deadline.release([connection])
 
 
 _changed = threading.Condition()

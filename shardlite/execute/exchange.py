@@ -13,6 +13,7 @@ from typing import Any
 
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
+from shardlite.execute.raw_text import is_raw_text
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.plan import Move
 
@@ -104,7 +105,7 @@ class Answer:
             finally:
                 cursor.close()
         except sqlite3.Error as error:
-            if "Could not decode to UTF-8" in str(error):
+            if is_raw_text(error):
                 return None
             self.shard.fail(error, move.sql)
         return rows if len(rows) <= FEW else None

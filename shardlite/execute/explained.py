@@ -14,12 +14,13 @@ from shardlite.driver import sqlite3
 from shardlite.errors import InternalError
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
+from shardlite.execute.deadline import Deadline
 from shardlite.execute.exchange import attach, detach, memory_uri
 from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError
 from shardlite.sql.plan import Move, Plan, Program
-from shardlite.sql.reduction import SHARED
+from shardlite.sql.reduction import OWNED, SHARED
 from shardlite.sql.tokens import tokenize
 
 _QUERY_PLAN = "EXPLAIN QUERY PLAN"
@@ -52,7 +53,7 @@ class _Rows:
         self._top = max([root, *(root + row[0] for row in found)])
 
 
-def explain(database: Database, state: State, plan: Plan) -> Result:
+def explain(database: Database, state: State, plan: Plan, deadline: Deadline) -> Result:
     """Ask every shard, and the coordinator where there is one, how it would run its part."""
     inner = plan.explained
     if inner is None:
@@ -62,24 +63,26 @@ def explain(database: Database, state: State, plan: Plan) -> Result:
     answer = _Rows(prefix == _QUERY_PLAN)
     with ExitStack() as stack:
         shards = sorted({*inner.shards, *(step.shard for step in inner.steps)})
-        sessions = stack.enter_context(_sessions(database, shards))
+        sessions = stack.enter_context(_sessions(database, shards, deadline))
         if inner.program is None:
             for step in inner.steps:
                 _ask(database, sessions, answer, step.shard, "", f"{prefix} {step.sql}", step.parameters)
         else:
-            _explain_program(database, state, inner, inner.program, sessions, answer, prefix)
+            _explain_program(database, Coordinator(state, deadline), inner, inner.program, sessions, answer, prefix)
         if not database.is_current(state):
             raise StaleEpochError
     return Result(answer.columns, iter(answer.rows))
 
 
 @contextmanager
-def _sessions(database: Database, shards: Sequence[int]) -> Iterator[dict[int, Connection]]:
+def _sessions(database: Database, shards: Sequence[int], deadline: Deadline) -> Iterator[dict[int, Connection]]:
     pools = [database.shards[shard].pool for shard in shards]
-    connections = database.budget.acquire_all(pools, database.timeout_s)
+    connections = database.budget.acquire_all(pools, deadline.wait_s)
     try:
+        deadline.watch(connections)
         yield dict(zip(shards, connections, strict=True))
     finally:
+        deadline.release(connections)
         database.budget.release_all(pools, connections)
 
 
@@ -101,20 +104,21 @@ def _ask(
 
 def _explain_program(
     database: Database,
-    state: State,
+    coordinator: Coordinator,
     plan: Plan,
     program: Program,
     sessions: dict[int, Connection],
     answer: _Rows,
     prefix: str,
 ) -> None:
-    with closing(Coordinator(state)) as coordinator, ExitStack() as stack:
-        if program.shared:
+    with closing(coordinator), ExitStack() as stack:
+        # Without rows one database stands for those of all shards.
+        for schema in (SHARED, OWNED) if program.shared else ():
             uri = memory_uri()
-            coordinator.run(f"ATTACH '{uri}' AS {SHARED}")
+            coordinator.run(f"ATTACH '{uri}' AS {schema}")
             for session in sessions.values():
-                stack.callback(detach, session, SHARED)
-                attach(session, uri, SHARED)
+                stack.callback(detach, session, schema)
+                attach(session, uri, schema)
         for stage in (*program.shared, program.moves):
             for move in stage:
                 for sql in (move.create, *move.indexes):
@@ -124,6 +128,7 @@ def _explain_program(
                     _ask(database, sessions, answer, shard, move.into, f"{prefix} {move.sql}", move.parameters)
         for sql in program.setup:
             coordinator.run(sql)
+        coordinator.attach(program)
         answer.add(None, "", coordinator.run(f"{prefix} {plan.sql}", program.parameters))
 
 

@@ -6,12 +6,14 @@ again one by one, each on its own shard, in a transaction that is rolled back. N
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from shardlite.driver import sqlite3
 from shardlite.errors import IntegrityError, OperationalError
 from shardlite.execute.database import Database
 from shardlite.execute.insert import is_id_taken
+from shardlite.execute.past import NO_ROWID, Told, forget_rowid
 from shardlite.execute.writes import WriteScope, require_new_ids
 from shardlite.router.table import Table
 from shardlite.sql.plan import InsertedRow, Plan
@@ -37,29 +39,48 @@ def _is_of_a_row(error: sqlite3.Error) -> bool:
     return isinstance(error, OperationalError) and getattr(error, "sqlite_errorcode", 0) == 1
 
 
-def raise_first(database: Database, scope: WriteScope, table: Table, plan: Plan) -> None:
+def raise_first(
+    database: Database, scope: WriteScope, table: Table, rows: Iterable[InsertedRow], told: Told, *, probes: bool
+) -> None:
     """Insert the rows one by one until one fails; return when none does, so that it was none's fault alone.
 
-    The caller rolls back in any case. Raises DrawnIdTakenError where the row's generated id is the reason.
+    The caller rolls back in any case. ``told`` is filled with what one file would leave of it. ``probes``: ids that the
+    rows state must not be on other shards. Raises DrawnIdTakenError where the row's generated id is the reason.
     """
-    assert plan.rows is not None
     for session in scope.sessions.values():
+        forget_rowid(session.run)
         # A foreign key is looked at when the whole statement is done: another row may bring the parent.
         session.run("PRAGMA defer_foreign_keys = ON")
-    probes = plan.insert is not None and plan.insert.probe
-    for row in plan.rows():
+    for row in rows:
         if row.fails:
             raise IntegrityError(row.fails)
         taken = _taken(database, scope, table, row) if probes else None
+        session = scope.sessions[row.shard]
+        before = session.total_changes
         try:
-            scope.run(row.shard, row.sql, tuple(row.parameters))
+            done = scope.run(row.shard, row.sql, tuple(row.parameters))
+            if done.description is not None:
+                done.fetchall()
         except (IntegrityError, OperationalError) as error:
             if row.drawn and isinstance(error, IntegrityError) and is_id_taken(error, table):
                 raise DrawnIdTakenError from error
             if taken is None or _comes_before_the_id(scope, taken.shard, row, error):
+                told.total += session.total_changes - before
+                _note_inserted(told, row, scope)
                 raise
         if taken is not None:
             raise taken.error
+        told.total += session.total_changes - before - max(done.rowcount, 0)
+        _note_inserted(told, row, scope)
+
+
+def _note_inserted(told: Told, row: InsertedRow, scope: WriteScope) -> None:
+    """Remember the row's id if it was inserted, and forget it on its shard."""
+    session = scope.sessions[row.shard]
+    found = session.fetch_all("SELECT last_insert_rowid()")[0][0]
+    if found != NO_ROWID:
+        told.last_rowid = found
+        forget_rowid(session.run)
 
 
 class _Taken(NamedTuple):

@@ -22,13 +22,14 @@ def gather(database: Database, state: State, plan: Plan, program: Program, past:
     """Run a plan that brings rows together. The shards' connections are given back before the statement runs."""
     coordinator = Coordinator(state, deadline)
     try:
-        _bring(database, plan, program, coordinator, deadline)
+        bring(database, plan, program, coordinator, deadline)
         if not database.is_current(state):
             raise StaleEpochError
         if program.past:
             past.tell(coordinator.connection)
         for sql in program.setup:
             coordinator.run(sql)
+        coordinator.attach(program)
         cursor = coordinator.run(plan.sql, program.parameters)
         columns = [column[0] for column in cursor.description or ()]
         head = coordinator.first(cursor, SMALL)
@@ -49,11 +50,14 @@ def gather(database: Database, state: State, plan: Plan, program: Program, past:
 
 
 def _overflows(error: sqlite3.Error, program: Program) -> bool:
-    """Tell whether another plan can do what failed: add integers in one place, or do without the shared database."""
-    return "integer overflow" in str(error) or (bool(program.shared) and is_full(error))
+    """Tell whether another plan can do what failed: add integers in one place, or do without databases in memory."""
+    if "integer overflow" in str(error):
+        return True
+    unplaced = "user-defined function raised exception" in str(error)  # the one that tells a row's owner, perhaps
+    return bool(program.shared) and (is_full(error) or unplaced)
 
 
-def _bring(database: Database, plan: Plan, program: Program, coordinator: Coordinator, deadline: Deadline) -> None:
+def bring(database: Database, plan: Plan, program: Program, coordinator: Coordinator, deadline: Deadline) -> None:
     """Bring the rows, and give back the shards' connections."""
     shards = [database.shards[shard] for shard in plan.shards]
     pools = [shard.pool for shard in shards]

@@ -1,27 +1,30 @@
 """The gather of a change: the statement runs on the coordinator, and what changed there is written to the shards.
 
-All shards are locked first. The tables that the statement can touch come whole, with constraints, indexes and
-triggers, so it does row by row what it would do on one file. Then the rows are compared with what they were; those
-that differ are written as images: old ones deleted, new ones inserted on the shard of their key, without triggers and
-foreign keys, which have had their say. All shards commit together.
+All shards are locked first. Of the tables that the statement can touch come the rows that it can find or meet
+(``sql/found_rows.py``), with constraints, indexes and triggers, so it does row by row what it would do on one file.
+Then the rows are compared with what they were; those that differ are written as images: old ones deleted, new ones
+inserted on the shard of their key, without triggers and foreign keys, which have had their say. All shards commit
+together.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
 from shardlite.errors import OperationalError
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
-from shardlite.execute.past import Past
+from shardlite.execute.past import NO_ROWID, Past, forget_rowid
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
+from shardlite.execute.triggers_off import triggers_off
 from shardlite.execute.writes import WriteScope
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
@@ -30,8 +33,6 @@ from shardlite.sql.plan import Plan, Program
 _BATCH = 1_000
 _SIGN = "_shardlite_sign"
 """A function of the coordinator's: -1.0 for -0.0, which SQLite's own take for 0.0."""
-_NO_ROWID = -(2**63)
-"""Nobody's: what last_insert_rowid() gives where nothing was inserted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +81,21 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
         results: list[Result] = []
         try:
             if len(plans) > 1:
-                program = _for_all_parameters(program)
+                program = for_all_parameters(program)
             images = _prepare(database, state, coordinator, scope, program)
             if program.past:
                 past.relive(coordinator.connection)
-            done = _Done()
+            done = Done()
             try:
-                results.extend(_run(plan, coordinator, past, done) for plan in plans)
+                results.extend(run_there(plan, coordinator, past, done) for plan in plans)
             except sqlite3.Error as error:
                 failure = error
                 if len(plans) > 1:
+                    past.note(0, done.total, done.last_rowid)
                     raise
             past.note(done.changes, done.total, done.last_rowid)
-            changed = _write_back(database, state, coordinator, scope, images)
+            with coordinator.reading_raw_text():
+                changed = _write_back(database, state, coordinator, scope, images)
             if failure is not None and not changed:
                 raise failure
         finally:
@@ -107,7 +110,7 @@ def gather_write(database: Database, state: State, plans: Sequence[Plan], past: 
     return Result(last.columns, rowcount=rowcount, lastrowid=last.lastrowid, rows_moved=coordinator.rows_moved)
 
 
-def _for_all_parameters(program: Program) -> Program:
+def for_all_parameters(program: Program) -> Program:
     """Bring what is found with any parameters, and not only with the first."""
     moves = [move._replace(sql=move.whole, parameters=()) if move.whole else move for move in program.moves]
     return program._replace(moves=tuple(moves))
@@ -135,7 +138,7 @@ def _prepare(
         places = ", ".join(f"c{image.listed.index(name)}" for name in image.identity)
         coordinator.run(f"CREATE INDEX {image.before}_i ON _shardlite_before_{number}({places})")
         if image.table.autoincrement:
-            last = database.catalog.next_id(fold(image.table.name)) - 1
+            last = _last_id(database, scope, image.table)
             coordinator.run("DELETE FROM main.sqlite_sequence WHERE name = ?", (image.table.name,))
             coordinator.run("INSERT INTO main.sqlite_sequence(name, seq) VALUES (?, ?)", (image.table.name, last))
         images.append(image)
@@ -143,11 +146,22 @@ def _prepare(
         coordinator.run(sql)
     coordinator.run("PRAGMA ignore_check_constraints = OFF")
     coordinator.run("PRAGMA foreign_keys = ON")
+    coordinator.attach(program, begin="")
     return images
 
 
+def _last_id(database: Database, scope: WriteScope, table: Table) -> int:
+    """Return the highest id that an AUTOINCREMENT table ever had. All shards are locked."""
+    if table.sharded:
+        return database.catalog.next_id(fold(table.name)) - 1
+    # The ids of a table kept whole are SQLite's own, and so is the count of them.
+    rows = scope.fetch_all(HOME_SHARD, "SELECT seq FROM main.sqlite_sequence WHERE name = ?", (table.name,))
+    last = rows[0][0] if rows else 0
+    return last if isinstance(last, int) else 0
+
+
 @dataclass(slots=True)
-class _Done:
+class Done:
     """What statements did on the coordinator, also one that failed in the middle."""
 
     changes: int = 0
@@ -155,13 +169,13 @@ class _Done:
     last_rowid: int | None = None
 
 
-def _run(plan: Plan, coordinator: Coordinator, past: Past, done: _Done) -> Result:
+def run_there(plan: Plan, coordinator: Coordinator, past: Past, done: Done) -> Result:
+    """Run a change on the coordinator and read its rows; ``done`` is told what it did, also where it fails."""
     assert plan.program is not None
     # A connection's last rowid is of some earlier statement unless this one inserts a row into a table with rowids.
-    unmoved = past.last_rowid if plan.program.past else _NO_ROWID
+    unmoved = past.last_rowid if plan.program.past else NO_ROWID
     if not plan.program.past:
-        coordinator.run("CREATE TABLE IF NOT EXISTS temp._shardlite_none(x)")
-        coordinator.run("INSERT OR REPLACE INTO temp._shardlite_none(rowid) VALUES (?)", (_NO_ROWID,))
+        forget_rowid(coordinator.run)
     before = coordinator.connection.total_changes
     lastrowid: int | None = None
     try:
@@ -188,7 +202,11 @@ def _write_back(
     touched = [image for image in images if _differs(coordinator, image)]
     if not touched:
         return False
-    with _triggers_off(scope, database, {fold(image.table.name) for image in touched}):
+    names = {fold(image.table.name) for image in touched}
+    triggers = [(t.name, t.sql) for t in database.catalog.schema if t.type == "trigger" and fold(t.tbl_name) in names]
+    with ExitStack() as stack:
+        for shard in scope.sessions:
+            stack.enter_context(triggers_off(partial(scope.run, shard), triggers))
         for image in touched:
             _delete_old(state, coordinator, scope, image)
         for image in touched:
@@ -259,15 +277,20 @@ def _by_shard(coordinator: Coordinator, sql: str, owner: Any) -> Iterator[tuple[
 
 def _delete_old(state: State, coordinator: Coordinator, scope: WriteScope, image: _Image) -> None:
     table = image.table
-    condition = " AND ".join(f"{_quoted(table, name)} IS ?" for name in image.identity)
+    names = [_quoted(table, name) for name in image.identity]
     places = [image.listed.index(name) for name in image.identity]
     gone = _gone(image, ", ".join(f"b.c{index}" for index in range(len(image.listed))))
     if table.explicit_key:
         # The key beside the row stays with a row that is only changed.
         gone += f" AND b.c0 NOT IN (SELECT {image.identity[0]} FROM main.{quote(table.name)})"
-    sql = f"DELETE FROM main.{quote(table.name)} WHERE {condition}"
+
+    def sql(marks: Sequence[str]) -> str:
+        condition = " AND ".join(f"{name} IS {mark}" for name, mark in zip(names, marks, strict=True))
+        return f"DELETE FROM main.{quote(table.name)} WHERE {condition}"
+
     for shard, rows in _by_shard(coordinator, gone, _owner(state, image)):
-        count = scope.run_many(shard, sql, [tuple(row[place] for place in places) for row in rows])
+        ids = [tuple(row[place] for place in places) for row in rows]
+        count = coordinator.raw_text.run_many(partial(scope.run_many, shard), sql, len(names), ids)
         if count != len(rows) and not table.explicit_key:
             raise OperationalError(
                 f"shard {shard}: {len(rows) - count} rows of {table.name} are not where their key says: "
@@ -282,11 +305,14 @@ def _insert_new(database: Database, state: State, coordinator: Coordinator, scop
         _update_beside(coordinator, scope, image, new)
         return
     listed = ", ".join(_quoted(table, name) for name in image.listed)
-    sql = f"INSERT INTO main.{quote(table.name)}({listed}) VALUES ({', '.join('?' * len(image.listed))})"
+
+    def sql(marks: Sequence[str]) -> str:
+        return f"INSERT INTO main.{quote(table.name)}({listed}) VALUES ({', '.join(marks)})"
+
     if table.sharded and not table.without_rowid:
         _note_ids(database, coordinator, scope, image)
     for shard, rows in _by_shard(coordinator, new, _owner(state, image)):
-        scope.run_many(shard, sql, rows)
+        coordinator.raw_text.run_many(partial(scope.run_many, shard), sql, len(image.listed), rows)
 
 
 def _update_beside(coordinator: Coordinator, scope: WriteScope, image: _Image, new: str) -> None:
@@ -315,26 +341,3 @@ def _note_ids(database: Database, coordinator: Coordinator, scope: WriteScope, i
     lowest, highest, count = coordinator.run(sql).fetchone()
     if count and database.sequence(image.table).note_explicit_many(lowest, highest, count):
         database.stop_drawn_ids(scope)
-
-
-class _triggers_off:
-    """Take the user's triggers away while images are written, in the same transaction, and put them back."""
-
-    def __init__(self, scope: WriteScope, database: Database, tables: set[str]) -> None:
-        self._sessions: dict[int, Connection] = dict(scope.sessions)
-        self._scope = scope
-        self._triggers = [
-            item for item in database.catalog.schema if item.type == "trigger" and fold(item.tbl_name) in tables
-        ]
-
-    def __enter__(self) -> None:
-        for shard in self._sessions:
-            for trigger in self._triggers:
-                self._scope.run(shard, f"DROP TRIGGER main.{quote(trigger.name)}")
-
-    def __exit__(self, *exc_info: object) -> None:
-        if exc_info[0] is not None:
-            return  # the transaction is rolled back, and the triggers with it
-        for shard in self._sessions:
-            for trigger in self._triggers:
-                self._scope.run(shard, trigger.sql)

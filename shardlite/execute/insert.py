@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from shardlite.driver import sqlite3
@@ -19,6 +20,7 @@ from shardlite.execute.writes import StaleEpochError, WriteScope
 from shardlite.names import fold, quote
 from shardlite.router.keys import Affinity, KeyType, apply_affinity
 from shardlite.router.table import Column, Table, TableKind
+from shardlite.sql.copies import shifts
 
 EPOCH_HOLDS = "(SELECT epoch FROM _shardlite_meta) = ?"
 IDS_HOLD = "(SELECT ids FROM _shardlite_meta) <= ?"
@@ -27,7 +29,6 @@ IDS_HOLD = "(SELECT ids FROM _shardlite_meta) <= ?"
 _ID_TAKEN = frozenset({1555, 2579} if hasattr(sqlite3, "SQLITE_CONSTRAINT_ROWID") else {sqlite3.SQLITE_CONSTRAINT})
 _ATTEMPTS = 50
 _MOST_PLANS = 4096
-_CONSTANT_DEFAULT_STARTS = tuple("0123456789+-.'\"xX")
 
 
 class InsertPlan:
@@ -316,8 +317,15 @@ class Inserter:
         rowid = apply_affinity(values[plan.id_index], Affinity.INTEGER)
 
         def work(scope: Any) -> Any:
-            self._db.require_new_ids(scope, plan.table, [rowid], drawn)
             shard = self._shard_of(state, plan, values)
+            try:
+                self._db.require_new_ids(scope, plan.table, [rowid], drawn)
+            except IntegrityError:
+                # A trigger may leave the row out before anybody looks at its id.
+                with suppress(sqlite3.Error):
+                    if not scope.run(shard, plan.insert_sql, values).rowcount:
+                        return None
+                raise
             return _rowid_of(scope.run(shard, plan.insert_sql, values))
 
         with self._db.write_scope(state.layout.shard_ids, state) as scope:
@@ -380,10 +388,17 @@ def _rowid_of(done: sqlite3.Cursor) -> Any:
 
 def require_no_shifting_null(table: Table, columns: Sequence[str], values: Sequence[Any]) -> None:
     """Refuse NULL where SQLite may put a default in its place that differs from copy to copy."""
-    for name, value in zip(columns, values, strict=True):
-        column = table.by_name.get(fold(name))
-        if value is None and column is not None and column.not_null and _shifts(column):
+    if None not in values:
+        return
+    given = {fold(name): value for name, value in zip(columns, values, strict=True)}
+    for column in table.columns:  # in SQLite's order: the first one that fails is told
+        name = fold(column.name)
+        if not column.not_null or column.name == table.rowid_alias or given.get(name) is not None:
+            continue
+        if name in given and shifts(column):
             raise IntegrityError(f"NOT NULL constraint failed: {table.name}.{column.name}")
+        if column.default_sql is None and not column.generated:
+            return  # SQLite refuses the row here
 
 
 def require_key_values(table: Table, keys: Sequence[Any]) -> None:
@@ -419,16 +434,11 @@ def is_id_taken(error: sqlite3.Error, table: Table) -> bool:
     )
 
 
-def _shifts(column: Column) -> bool:
-    """Tell whether the column's default may differ from one evaluation to the next."""
-    return column.default_sql is not None and not column.default_sql.startswith(_CONSTANT_DEFAULT_STARTS)
-
-
 def omitted_with_default(table: Table, columns: tuple[str, ...]) -> list[str]:
     """Return the columns that get a default which may differ from one evaluation to the next."""
     given = {fold(name) for name in columns}
     return [
         column.name
         for column in table.columns
-        if fold(column.name) not in given and not column.generated and _shifts(column)
+        if fold(column.name) not in given and not column.generated and shifts(column)
     ]

@@ -25,6 +25,7 @@ from shardlite.connection.opening import ConnectionSettings, open_connection, se
 from shardlite.driver import SQLITE_VERSION, sqlite3
 from shardlite.errors import NotSupportedError, OperationalError
 from shardlite.execute.core import DatabaseCore
+from shardlite.execute.deadline import Deadline, watched
 from shardlite.names import RESERVED_PREFIX, quote
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.tokens import tokenize
@@ -48,29 +49,34 @@ class Maintenance:
     def __init__(self, database: DatabaseCore) -> None:
         self._db = database
 
-    def run(self, sql: str) -> None:
-        """Run VACUUM or ``PRAGMA optimize`` on every shard, one after another."""
-        if tokenize(sql).head == "VACUUM":
-            self.vacuum()
-        else:
-            self.optimize(sql)
+    def run(self, sql: str, deadline: Deadline) -> None:
+        """Run VACUUM or ``PRAGMA optimize`` on every shard, one after another.
 
-    def optimize(self, sql: str) -> None:
+        The deadline ends it: the shards that it has come to are done, each by itself, and the others are as they were.
+        """
+        if tokenize(sql).head == "VACUUM":
+            self.vacuum(deadline)
+        else:
+            self.optimize(sql, deadline)
+
+    def optimize(self, sql: str, deadline: Deadline) -> None:
         """Run ``PRAGMA optimize`` on every shard."""
         for shard in self._db.shards:
-            with self._held(shard) as conn:
-                _run(shard, conn, sql, self._db.timeout_s)
+            deadline.check()
+            with self._held(shard, deadline.wait_s) as conn, watched(conn, deadline):
+                _run(shard, conn, sql, deadline.wait_s)
 
-    def vacuum(self) -> None:
+    def vacuum(self, deadline: Deadline) -> None:
         """Rebuild every shard's file without its free pages; rowids stay.
 
         :raises NotSupportedError: this SQLite renumbers rows whatever is done, and there are rows to be renumbered.
         """
-        with self._alone(self._db.timeout_s):
+        with self._alone(deadline.wait_s):
             self._forget_leftovers()
             for shard in self._db.shards:
-                with self._held(shard) as conn:
-                    self._vacuum(shard, conn)
+                deadline.check()
+                with self._held(shard, deadline.wait_s) as conn:
+                    self._vacuum(shard, conn, deadline)
 
     def recover(self) -> None:
         """Drop what a process that died in the middle of VACUUM has left; one that lives is left alone."""
@@ -82,12 +88,12 @@ class Maintenance:
     # -- one shard -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _held(self, shard: SqliteShard) -> Iterator[Connection]:
+    def _held(self, shard: SqliteShard, timeout_s: float) -> Iterator[Connection]:
         """Hold the shard's gate and a connection: this process's writers queue meanwhile."""
-        with shard.pool.gate.held(self._db.timeout_s), shard.reading(self._db.timeout_s) as conn:
+        with shard.pool.gate.held(timeout_s), shard.reading(timeout_s) as conn:
             yield conn
 
-    def _vacuum(self, shard: SqliteShard, conn: Connection) -> None:
+    def _vacuum(self, shard: SqliteShard, conn: Connection, deadline: Deadline) -> None:
         timeout_s = self._db.timeout_s
         tables = [name for (name,) in conn.fetch_all(_RENUMBERED)]
         if tables and not keeps_rowids():
@@ -105,7 +111,8 @@ class Maintenance:
                 [f"CREATE INDEX {i} ON {quote(table)} (1) WHERE 0" for i, table in zip(indexes, tables, strict=True)],
                 timeout_s,
             )
-            _run(shard, conn, "VACUUM", timeout_s)
+            with watched(conn, deadline):
+                _run(shard, conn, "VACUUM", deadline.wait_s)
         finally:
             if job:
                 _drop(shard, conn, indexes, timeout_s)
@@ -130,7 +137,7 @@ class Maintenance:
     def _forget_leftovers(self) -> None:
         for job in self._db.catalog.jobs(JOB_KIND):
             shard = self._db.shards[int(job.payload["shard"])]
-            with self._held(shard) as conn:
+            with self._held(shard, self._db.timeout_s) as conn:
                 _drop(shard, conn, job.payload["indexes"], self._db.timeout_s)
             self._db.catalog.delete_job(job.id)
 

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from shardlite.driver import sqlite3
 
 SCRATCH = "temp._shardlite_past"
+NO_ROWID = -(2**63)
+"""Nobody's: what last_insert_rowid() gives where nothing was inserted since ``forget_rowid``."""
+_NOWHERE = "temp._shardlite_none"
+
+
+def forget_rowid(run: Callable[[str], object]) -> None:
+    """Let a connection's last_insert_rowid() be NO_ROWID, so that an INSERT can be told from one that did nothing."""
+    run(f"CREATE TABLE {_NOWHERE}(x)")
+    run(f"INSERT INTO {_NOWHERE}(rowid) VALUES ({NO_ROWID})")
+    run(f"DROP TABLE {_NOWHERE}")
+
+
+@dataclass(slots=True)
+class Told:
+    """What a statement that failed leaves for total_changes() and last_insert_rowid().
+
+    An INSERT's rows are undone and don't count, but the last rowid is that of the last one; what triggers and foreign
+    keys changed counts though it is undone.
+    """
+
+    total: int = 0
+    last_rowid: int | None = None
 
 
 class Past(threading.local):
@@ -24,6 +47,10 @@ class Past(threading.local):
         self.total += total
         if last_rowid is not None:
             self.last_rowid = last_rowid
+
+    def note_failure(self, told: Told) -> None:
+        """Remember a statement that failed."""
+        self.note(0, told.total, told.last_rowid)
 
     def tell(self, connection: sqlite3.Connection) -> None:
         """Let a connection answer as if it had that past. For a statement that only reads."""

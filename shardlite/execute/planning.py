@@ -7,15 +7,18 @@ columns and functions used, behind views and triggers too.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError, OperationalError, ProgrammingError, reraise
+from shardlite.execute.attached import attach_schema
+from shardlite.execute.program import program_of
 from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
 from shardlite.names import fold, is_reserved, quote
 from shardlite.router.catalog_file import SchemaObject
+from shardlite.sql.cores import top_positions
 from shardlite.sql.facts import Access, Prepared, StatementKind
 from shardlite.sql.pragmas import OWN_TABLES
 from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of
@@ -54,9 +57,14 @@ class _Log:
     deletes: set[Access] = field(default_factory=set)
     functions: set[str] = field(default_factory=set)
     own_behind: bool = False
+    attached: set[str] = field(default_factory=set)
+    attached_write: bool = False
 
-    def note(self, action: int, first: str | None, second: str | None, _db: str | None, via: str | None) -> int:
-        if action in (_READ, _INSERT, _UPDATE, _DELETE):
+    def note(self, action: int, first: str | None, second: str | None, db: str | None, via: str | None) -> int:
+        if db is not None and action in (_READ, _INSERT, _UPDATE, _DELETE) and fold(db) not in ("main", "temp"):
+            self.attached.add(fold(db))
+            self.attached_write = self.attached_write or action != _READ
+        elif action in (_READ, _INSERT, _UPDATE, _DELETE):
             self._note_table(action, fold(first or ""), fold(second or ""), fold(via or ""))
         elif action == _FUNCTION:
             self.functions.add(fold(second or ""))
@@ -99,6 +107,14 @@ def inserts(sql: str) -> bool:
     return kind_of(tokenize(sql)) is StatementKind.INSERT
 
 
+def inserted_into(sql: str) -> str | None:
+    """Return the folded name of an INSERT's table or view."""
+    tokens = tokens_of(sql)
+    at = next((i for i in top_positions(tokens) if tokens[i].is_word("INTO")), len(tokens)) + 1
+    at += 2 if [token.key for token in tokens[at + 1 : at + 2]] == ["."] else 0
+    return tokens[at].name if at < len(tokens) else None
+
+
 def has_conflict_clause(sql: str) -> bool:
     """Tell whether a statement says ON CONFLICT: it may then have updated a row instead of inserting one."""
     return "CONFLICT" in sql.upper() and any(token.is_word("CONFLICT") for token in tokens_of(sql))
@@ -108,17 +124,24 @@ class PlanningConnection:
     """Prepare statements against the logical schema. Safe to use from many threads; one statement at a time."""
 
     def __init__(
-        self, schema_sql: Sequence[str] = (), encoding: str = "UTF-8", registered: Registered = NOTHING
+        self,
+        schema_sql: Sequence[str] = (),
+        encoding: str = "UTF-8",
+        registered: Registered = NOTHING,
+        attached: Sequence[tuple[str, Sequence[str]]] = (),
     ) -> None:
+        """``attached``: schema names and texts of files whose tables statements may name too."""
+        self._attached = tuple(attached)
         self._lock = threading.RLock()
         self._encoding = encoding
         self._registrations: list[Callable[[sqlite3.Connection], object]] = []
         self._log = _Log()
         self._missing: frozenset[str] = frozenset()
+        self._tables_beside: dict[str, frozenset[str]] = {}
         self._connection = self._open(schema_sql, registered)
 
     def _open(self, schema_sql: Sequence[str], registered: Registered) -> sqlite3.Connection:
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, uri=True)
         try:
             connection.execute(f'PRAGMA encoding = "{self._encoding}"')
             registered.apply(connection)
@@ -128,6 +151,9 @@ class PlanningConnection:
                 connection, [*schema_sql, "ANALYZE"]
             )  # which makes sqlite_stat1: a statement may name it
             connection.execute("PRAGMA foreign_keys = ON")
+            for schema, texts in self._attached:
+                attach_schema(connection, schema, texts, self._encoding, registered)
+            self._tables_beside = {fold(schema): _tables_of(connection, schema) for schema, _ in self._attached}
         except sqlite3.Error as error:
             connection.close()
             reraise(error, "the logical schema")
@@ -180,29 +206,42 @@ class PlanningConnection:
         text = tokenize(sql)
         kind = kind_of(text)
         if any(token.key == ";" for token in text.tokens) and (
-            kind is not StatementKind.DDL or len(split_statements(sql)) > 1
+            kind not in (StatementKind.DDL, StatementKind.EXPLAIN) or len(split_statements(sql)) > 1
         ):
             raise ProgrammingError(_ONE_AT_A_TIME)
         if kind not in _PREPARED_HERE:
             # A PRAGMA isn't prepared either: some, such as foreign_keys, take effect while SQLite prepares them.
             pragma = _pragma_of(text) if kind is StatementKind.PRAGMA else None
-            return Prepared(sql, kind, readonly=kind in _READ_ONLY, pragma=pragma)
-        log, opcodes = self._explain(sql, text)
-        own = log.own_behind or any(_names_own_table(token) for token in text.tokens)
+            schema = pragma_schema(text) if kind is StatementKind.PRAGMA else ""
+            return Prepared(sql, kind, readonly=kind in _READ_ONLY, pragma=pragma, pragma_schema=schema)
+        log, rows = self._explain(sql, text)
+        own = log.own_behind or any(_names_own_table(text.tokens, at, log.attached) for at in range(len(text.tokens)))
         return Prepared(
             sql,
             kind,
-            readonly=not (log.inserts or log.updates or log.deletes),
+            readonly=not (log.inserts or log.updates or log.deletes or log.attached_write),
             reads=frozenset(log.reads),
             inserts=frozenset(log.inserts),
             updates=frozenset(log.updates),
             deletes=frozenset(log.deletes),
             functions=frozenset(log.functions),
-            aggregates=any(code.startswith("Agg") for code in opcodes),
+            aggregates=any(row[1].startswith(b"Agg") for row in rows),
             schema_read=own,
+            program=program_of(rows) if kind is StatementKind.SELECT else "",
+            attached=frozenset(log.attached | self._named_beside(text)),
+            attached_write=log.attached_write,
         )
 
-    def _explain(self, sql: str, text: Text) -> tuple[_Log, frozenset[str]]:
+    def _named_beside(self, text: Text) -> set[str]:
+        """Return the attached files whose schema, or one of whose tables, the text may name.
+
+        SQLite doesn't report a table of which nothing is read but what USING compares, nor say which file's table it is
+        of which the rows are only counted.
+        """
+        named = {token.name or "" for token in text.tokens} if self._attached else set()
+        return {schema for schema, tables in self._tables_beside.items() if schema in named or tables & named}
+
+    def _explain(self, sql: str, text: Text) -> tuple[_Log, list[tuple[Any, ...]]]:
         with self._lock:
             self._log = log = _Log()
             self._connection.set_authorizer(log.note)
@@ -219,7 +258,7 @@ class PlanningConnection:
             missing = sorted(log.functions & self._missing)
         if missing:
             raise OperationalError(f"no such function: {missing[0]} [{HOW_TO_REGISTER}]")
-        return log, frozenset(row[1].decode("ascii") for row in rows)
+        return log, rows
 
     def shadows(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Return, for each virtual table by its folded name, the tables that hold its content, with their columns."""
@@ -345,8 +384,24 @@ def _pragma_of(text: Text) -> tuple[str, str]:
     return name, " ".join(token.name or token.text for token in argument)
 
 
-def _names_own_table(token: Token) -> bool:
-    return token.kind is not TokenKind.STRING and token.name in OWN_TABLES
+def _tables_of(connection: sqlite3.Connection, schema: str) -> frozenset[str]:
+    """Return the folded names of an attached database's tables and views."""
+    rows = connection.execute(f"SELECT name FROM {quote(schema)}.sqlite_schema WHERE type IN ('table', 'view')")
+    return frozenset(fold(name) for (name,) in rows)
+
+
+def pragma_schema(text: Text) -> str:
+    """Return the folded name of the schema that a PRAGMA names; "" where it names none, and for other statements."""
+    tokens = text.tokens
+    named = text.head == "PRAGMA" and len(tokens) > 3 and tokens[2].key == "."
+    return (tokens[1].name or "") if named else ""
+
+
+def _names_own_table(tokens: Sequence[Token], at: int, attached: Collection[str]) -> bool:
+    """Tell whether a token names one of SQLite's own tables, and not that of an attached file."""
+    if tokens[at].kind is TokenKind.STRING or tokens[at].name not in OWN_TABLES:
+        return False
+    return at < 2 or tokens[at - 1].key != "." or tokens[at - 2].name not in attached
 
 
 def _nothing(text: Text) -> Any:

@@ -13,12 +13,16 @@ from typing import Any
 
 from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError, reraise
+from shardlite.execute.attached import AttachedFile, attached_files
 from shardlite.execute.core import DatabaseCore
+from shardlite.execute.deadline import Deadline, watched
 from shardlite.execute.registry import Registered, load_schema
 from shardlite.execute.result import Result
 from shardlite.execute.state import HOME_SHARD, State
 from shardlite.names import RESERVED_PREFIX, fold, is_reserved, quote
+from shardlite.router.catalog_file import SchemaObject
 from shardlite.router.table import Table
+from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.plan import Parameters, Plan, PlanKind
 from shardlite.sql.statistics import merged_statistics
 from shardlite.sql.tokens import tokenize
@@ -39,13 +43,20 @@ class OneFile:
         self._conn: sqlite3.Connection | None = None
         self._built: tuple[object, ...] = ()
 
-    def ask(self, sql: str, parameters: Parameters = ()) -> tuple[tuple[str, ...] | None, list[tuple[Any, ...]]]:
-        """Run a statement that reads the schema; return its columns (None: it has no rows) and rows."""
+    def ask(
+        self, sql: str, parameters: Parameters, deadline: Deadline, beside: Sequence[AttachedFile] = ()
+    ) -> tuple[tuple[str, ...] | None, list[tuple[Any, ...]]]:
+        """Run a statement that reads the schema; return its columns (None: it has no rows) and rows.
+
+        ``beside``: files that are attached for the time of the question.
+        """
         with self._lock:
             conn = self._current()
+            deadline.check()
             try:
-                cursor = conn.execute(sql, parameters)
-                rows = cursor.fetchall()
+                with attached_files(conn, beside, deadline.wait_s), watched(conn, deadline):
+                    cursor = conn.execute(sql, parameters)
+                    rows = cursor.fetchall()
             except sqlite3.Error as error:
                 reraise(error)
             described = cursor.description
@@ -118,7 +129,7 @@ class OneFile:
 
 
 def _open(texts: Sequence[str], encoding: str, registered: Registered) -> sqlite3.Connection:
-    conn = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    conn = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, uri=True)
     try:
         conn.execute(f'PRAGMA encoding = "{encoding}"')
         registered.apply(conn)
@@ -137,14 +148,17 @@ class PragmaRunner:
         self._db = database
         self._file = OneFile(database)
 
-    def run(self, state: State, plan: Plan) -> Result:
+    def run(self, state: State, plan: Plan, deadline: Deadline) -> Result:
         """Run a plan of the kind SCHEMA or CHECK."""
         if plan.kind is PlanKind.CHECK:
-            return self._check(state, plan)
+            return self._check(state, plan, deadline)
         name, _ = _pragma_of(plan.sql)
         if name == "database_list":
-            return Result(("seq", "name", "file"), iter([(0, "main", self._db.directory)]))
-        columns, rows = self._file.ask(plan.sql, plan.parameters)
+            beside = [(number, file.schema, file.path) for number, file in enumerate(state.attached, 2)]
+            return Result(("seq", "name", "file"), iter([(0, "main", self._db.directory), *beside]))
+        columns, rows = self._file.ask(
+            plan.sql, plan.parameters, deadline, _asked_beside(state, self._db.catalog.schema, plan.sql)
+        )
         return Result(columns or (), iter(rows))
 
     def close(self) -> None:
@@ -158,18 +172,18 @@ class PragmaRunner:
 
     # -- checks --------------------------------------------------------------------------------------------------
 
-    def _check(self, state: State, plan: Plan) -> Result:
+    def _check(self, state: State, plan: Plan, deadline: Deadline) -> Result:
         name, argument = _pragma_of(plan.sql)
-        columns, _ = self._file.ask(plan.sql)  # SQLite's own words for an argument that is none
+        columns, _ = self._file.ask(plan.sql, (), deadline)  # SQLite's own words for an argument that is none
         about = state.tables.get(fold(argument))
         self._require_seen(state, name, about)
         if name == "foreign_key_check":
             tables = [about] if about is not None else list(state.tables.values())
-            return Result(columns or (), iter(self._broken_keys(tables)))
+            return Result(columns or (), iter(self._broken_keys(tables, deadline)))
         most = int(argument) if about is None and argument.isdecimal() and int(argument) > 0 else _DEFAULT_FINDINGS
         findings: list[tuple[Any, ...]] = []
         for shard in self._db.shards:
-            rows = shard.fetch_all(plan.sql, ())
+            rows = _all_of(shard, plan.sql, deadline)
             if [row[0] for row in rows] != ["ok"]:
                 findings += [(f"shard {shard.id}: {row[0]}",) for row in rows]
         return Result(columns or (), iter(findings[:most] or [("ok",)]))
@@ -184,7 +198,7 @@ class PragmaRunner:
                     "or `shardlite check`, which looks over all shards"
                 )
 
-    def _broken_keys(self, tables: Sequence[Table]) -> list[tuple[Any, ...]]:
+    def _broken_keys(self, tables: Sequence[Table], deadline: Deadline) -> list[tuple[Any, ...]]:
         """Return the rows without a parent: of each table by rowid, as one file gives them."""
         found: list[tuple[Any, ...]] = []
         for table in tables:
@@ -192,10 +206,33 @@ class PragmaRunner:
                 continue
             shards = self._db.shards if table.sharded else self._db.shards[: HOME_SHARD + 1]
             sql = f"PRAGMA foreign_key_check({quote(table.name)})"
-            rows = [row for shard in shards for row in shard.fetch_all(sql, ())]
+            rows = [row for shard in shards for row in _all_of(shard, sql, deadline)]
             rows.sort(key=lambda row: (row[1] is not None, row[1]) if row[1] is not None else (False, 0))
             found += rows
         return found
+
+
+def _all_of(shard: SqliteShard, sql: str, deadline: Deadline) -> list[tuple[Any, ...]]:
+    """Run a statement that may take long on one shard."""
+    deadline.check()
+    with shard.reading(deadline.wait_s) as conn, watched(conn, deadline):
+        try:
+            return conn.fetch_all(sql)
+        except sqlite3.Error as error:
+            shard.fail(error, sql)
+
+
+def _asked_beside(state: State, schema: Iterable[SchemaObject], sql: str) -> list[AttachedFile]:
+    """Return the attached files that a question about the schema may be about.
+
+    A PRAGMA that says no schema looks for a name in all of them, if the database has none of that name.
+    """
+    tokens = tokenize(sql).tokens if state.attached else ()
+    names = {token.name or "" for token in tokens}
+    name, argument = _pragma_of(sql)
+    own = bool(name) and fold(argument) in {fold(item.name) for item in schema}
+    everywhere = (bool(name) and not own) or any(each.startswith("pragma_") for each in names)
+    return [file for file in state.attached if everywhere or file.name in names]
 
 
 def _pragma_of(sql: str) -> tuple[str, str]:

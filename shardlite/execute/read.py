@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,7 +11,6 @@ from shardlite.execute.core import DatabaseCore
 from shardlite.execute.merge import merge_rows
 from shardlite.execute.state import HOME_SHARD, State, key_parts, key_store_of
 from shardlite.names import fold, is_reserved, quote
-from shardlite.router.keys import text_order
 from shardlite.router.table import Table
 from shardlite.shard.sqlite import SqliteShard
 from shardlite.sql.order import compile_order
@@ -214,13 +212,10 @@ class Reader:
             sql = f"{select}{body} {order}{limit_text(limit, offset)}"
             return self._db.shards[shards[0]].fetch_all(sql, condition.parameters)
         spec = compile_order(table, order_by, state.registered.collations)
-        encoding = state.layout.encoding
-        if encoding != "UTF-8":
-            spec = replace(spec, collations=tuple(text_order(name, encoding) for name in spec.collations))
         whole = None if limit is None else min(limit + (offset or 0), _INT64_MAX)
         sql = f"{select}{spec.hidden}{body} {spec.sql}{limit_text(whole, None)}"
         parts = [self._db.shards[shard].fetch_all(sql, condition.parameters) for shard in shards]
-        return merge_rows(parts, spec, limit=limit, offset=offset)
+        return merge_rows(parts, spec, limit=limit, offset=offset, encoding=state.layout.encoding)
 
 
 def _both(condition: Condition, text: str, values: tuple[Any, ...], pins: Mapping[str, tuple[Any, ...]]) -> Condition:

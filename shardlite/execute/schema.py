@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from shardlite.driver import sqlite3
 from shardlite.errors import InternalError, NotSupportedError, ProgrammingError, reraise
+from shardlite.execute.attached import attach_schema
 from shardlite.execute.placement import (
     Placement,
     foreign_key_text,
@@ -46,6 +47,10 @@ class SchemaChange:
     renamed: Mapping[str, str]
     """New folded name -> old name, for tables that were renamed."""
     schema: tuple[SchemaObject, ...]
+    undo: tuple[str, ...] = ()
+    """Texts that take it back on a shard, where some shards alone having it can't be mended otherwise."""
+    next_ids: Mapping[str, int] = field(default_factory=dict)
+    """Name of a new table that comes with rows -> the id of its next one."""
 
     @property
     def is_nothing(self) -> bool:
@@ -73,7 +78,9 @@ class SchemaDraft:
         }
         """Folded table name -> what its CREATE TABLE says of its place: DROP COLUMN may take the comment away."""
         self._statements: list[str] = []
-        self._conn = sqlite3.connect(":memory:", isolation_level=None)
+        self._encoding = encoding
+        self._registered = registered
+        self._conn = sqlite3.connect(":memory:", isolation_level=None, uri=True)
         self._conn.execute(f"PRAGMA encoding = '{encoding}'")
         self._functions = registered.functions
         registered.apply(self._conn)
@@ -136,11 +143,18 @@ class SchemaDraft:
         if table is not None and why is not None:
             raise ProgrammingError(f"{table.name} exists: the hint in its definition says {why}")
 
-    def table_made_as(self, statement: str, parameters: Any) -> str | None:
-        """Return the text that SQLite gives a table of CREATE TABLE ... AS; None where IF NOT EXISTS finds it there."""
+    def table_made_as(
+        self, statement: str, parameters: Any, beside: Sequence[tuple[str, Sequence[str]]] = ()
+    ) -> str | None:
+        """Return the text that SQLite gives a table of CREATE TABLE ... AS; None where IF NOT EXISTS finds it there.
+
+        ``beside``: schema names and texts of attached files.
+        """
         check_ddl(statement)
         name = created_name(statement)
         with self._sqlites_errors():
+            for schema, texts in beside:
+                attach_schema(self._conn, schema, texts, self._encoding, self._registered)
             before = {item.name for item in self._objects()}
             self._conn.execute(statement, parameters)
         self._require_nothing_temporary(statement)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from shardlite.errors import NotSupportedError, ProgrammingError, RoutingError
+from shardlite.execute.attached import AttachedFile
 from shardlite.execute.registry import NOTHING, Registered
 from shardlite.names import fold, is_reserved
 from shardlite.router.layout import Layout
@@ -24,6 +25,7 @@ class State:
 
     __slots__ = (
         "_routes",
+        "attached",
         "deferred",
         "epoch",
         "gets",
@@ -43,6 +45,7 @@ class State:
         deferred: tuple[str, ...],
         registered: Registered = NOTHING,
         unsteady: Mapping[str, str] = MappingProxyType({}),
+        attached: tuple[AttachedFile, ...] = (),
     ) -> None:
         self.epoch = epoch
         self.layout = layout
@@ -53,6 +56,8 @@ class State:
         """The user's functions and collations, which every connection has that is taken from now on."""
         self.unsteady = unsteady
         """Folded name of a reference table -> why a change of its rows may do something else on each copy."""
+        self.attached = attached
+        """The files attached beside the shards, in the order of attaching."""
         self._routes: dict[str, Callable[[Any], int]] = {}
         self.inserts: dict[Any, Any] = {}
         """Insert plans by (table, columns of the row, whether a key is given)."""
@@ -65,11 +70,11 @@ class State:
         """Return the table. Raises ProgrammingError when there is none of that name."""
         try:
             return self.tables[fold(name)]
-        except KeyError:
+        except (KeyError, AttributeError, TypeError):
+            if not isinstance(name, str):
+                raise ProgrammingError(f"a table's name must be a str, not {name!r}") from None
             known = ", ".join(sorted(table.name for table in self.tables.values())) or "none yet"
             raise ProgrammingError(f"no such table: {name} (there are: {known})") from None
-        except (AttributeError, TypeError):
-            raise ProgrammingError(f"a table's name must be a str, not {name!r}") from None
 
     def require_steady(self, table: Table) -> None:
         """Raise NotSupportedError when a change of this table's rows may do something else on each copy of it."""

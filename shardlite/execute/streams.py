@@ -11,19 +11,23 @@ from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
-from shardlite.execute.merge import merge_rows
+from shardlite.execute.merge import Order, merge_batches, sliced
 from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.workers import run_on_shards
 from shardlite.execute.writes import StaleEpochError
-from shardlite.sql.order import OrderSpec
+from shardlite.sql.order import SortTerm
 from shardlite.sql.plan import Plan
 
 SMALL = 1_000
-"""Rows of a shard up to which an answer is read at once, so that no connection is held."""
+"""Rows of a shard up to which an answer is read at once, if they aren't wide, so that no connection is held."""
 _BATCH = 500
-_BY_ROWID = OrderSpec("", ("rowid",), (False,), ("BINARY",), by_rowid=True)
-_SHOWN = itemgetter(slice(1, None))
+_BATCH_BYTES = 1 << 20
+"""Bytes of text and blobs of a shard that are read at a time: of wide rows fewer than ``_BATCH`` are."""
+_FIRST = 4
+"""Rows of a shard by which it is told how wide the next are."""
+_BY_ROWID = Order([SortTerm(0, "BINARY", integer=True)])
+_WITHOUT_ROWID = itemgetter(slice(1, None))
 
 
 def read(database: Database, state: State, plan: Plan, deadline: Deadline) -> Result:
@@ -33,18 +37,29 @@ def read(database: Database, state: State, plan: Plan, deadline: Deadline) -> Re
     if not database.is_current(state):
         streams.close()
         raise StaleEpochError
-    parts = [streams.rows(index) for index in range(len(plan.shards))]
-    columns = streams.columns
-    if not plan.merge_rowid:
-        rows: Iterator[tuple[Any, ...]] = chain.from_iterable(parts)
-    elif len(parts) == 1:
-        columns, rows = columns[1:], map(_SHOWN, parts[0])
+    parts = [streams.batches(index) for index in range(len(plan.shards))]
+    columns: Sequence[str] = streams.columns
+    rows: Iterator[tuple[Any, ...]]
+    if plan.merge is not None:
+        columns, width = plan.merge.columns, len(plan.merge.columns)
+        order = Order(plan.merge.terms, state.layout.encoding, state.registered.collations)
+        rows = sliced(chain.from_iterable(merge_batches(parts, order)), plan.merge.limit, plan.merge.offset)
+        if len(streams.columns) > width:
+            rows = map(itemgetter(slice(width)), rows)
+    elif plan.merge_rowid:
+        columns, rows = columns[1:], map(_WITHOUT_ROWID, chain.from_iterable(merge_batches(parts, _BY_ROWID)))
     else:
-        moved = [((*row[1:], row[0]) for row in part) for part in parts]
-        columns, rows = columns[1:], merge_rows(moved, _BY_ROWID)
+        rows = chain.from_iterable(chain.from_iterable(parts))
     if streams.closed:
         return Result(columns, rows)
     return Result(columns, rows, close=streams.close, abandon=streams.abandon)
+
+
+def _fitting(rows: Sequence[tuple[Any, ...]], most: int) -> int:
+    """Return how many rows that are as wide as some of these, and at most how many, are to be read at a time."""
+    some = rows[:: len(rows) // 8 + 1]
+    width = sum(len(value) for row in some for value in row if isinstance(value, (str, bytes)))
+    return most if width * most <= _BATCH_BYTES * len(some) else max(1, _BATCH_BYTES * len(some) // width)
 
 
 class Streams:
@@ -64,6 +79,7 @@ class Streams:
         self._pools = [shard.pool for shard in self._shards]
         self._cursors: list[Any] = [None] * len(self._shards)
         self._heads: list[list[tuple[Any, ...]]] = []
+        self._ended = [False] * len(self._shards)
         self._connections: list[Connection] = []
         if len(self._pools) == 1:
             self._connections = [self._pools[0].acquire(deadline.wait_s)]
@@ -83,36 +99,43 @@ class Streams:
         except BaseException:
             self.close()
             raise
-        if all(len(head) < SMALL for head in self._heads):
+        if all(self._ended):
             self.close()
 
     def _begin(self, place: int) -> list[tuple[Any, ...]]:
         try:
             cursor = self._cursors[place] = self._connections[place].stream(self._plan.sql, self._plan.parameters)
-            head: list[tuple[Any, ...]] = cursor.fetchmany(SMALL)
+            head: list[tuple[Any, ...]] = cursor.fetchmany(_FIRST)
+            self._ended[place] = len(head) < _FIRST
+            if not self._ended[place]:
+                more = max(1, _fitting(head, SMALL) - _FIRST)
+                head += cursor.fetchmany(more)
+                self._ended[place] = len(head) < _FIRST + more
         except sqlite3.Error as error:
             self._deadline.explain(error)
             self._shards[place].fail(error, self._plan.sql)
         return head
 
-    def rows(self, index: int) -> Iterator[tuple[Any, ...]]:
+    def batches(self, index: int) -> Iterator[list[tuple[Any, ...]]]:
         """Yield the rows of one shard; of an answer that ended with its first rows no connection is needed."""
-        head = self._heads[index]
-        yield from head
-        if len(head) < SMALL:
+        head, self._heads[index] = self._heads[index], []
+        size = _fitting(head, _BATCH)
+        yield head
+        del head
+        if self._ended[index]:
             return
-        head.clear()
         cursor = self._cursors[index]
         while True:
             self._deadline.check()
             try:
-                batch = cursor.fetchmany(_BATCH)
+                batch = cursor.fetchmany(size)
             except sqlite3.Error as error:
                 self._deadline.explain(error)
                 self._shards[index].fail(error, self._plan.sql)
             if not batch:
                 return
-            yield from batch
+            size = _fitting(batch, _BATCH)
+            yield batch
 
     def abandon(self) -> None:
         """Close from a finaliser, which may run at any line of this thread, also inside a lock that closing takes."""

@@ -418,6 +418,10 @@ class CatalogChange:
             self.ids_forgotten = True
         self.put_table(table)
 
+    def set_next(self, name: str, next_id: int) -> None:
+        """Set the next id of a table that comes with rows."""
+        _store_next_id(self._connection, fold(name), next_id)
+
     def set_schema(self, objects: Sequence[SchemaObject]) -> None:
         """Replace the whole list of schema objects, given in the order of their creation."""
         self._connection.run("DELETE FROM schema_object")

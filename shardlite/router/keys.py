@@ -143,7 +143,7 @@ def _number_of_text(text: str) -> int | float | None:
 _FOLD_BYTES: Final = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in range(256))
 
 
-def _collate(text: bytes, collation: str) -> bytes:
+def collated(text: bytes, collation: str) -> bytes:
     """Return one representative of all texts (UTF-8) that are equal to ``text`` under the collation.
 
     The representatives also sort, byte by byte, as the collation orders the texts.
@@ -172,7 +172,7 @@ def _representative(value: Value, collation: str) -> Value:
             return int(value)
         return value
     if isinstance(value, str) and collation != "BINARY":
-        return _collate(_utf8(value), collation).decode()
+        return collated(_utf8(value), collation).decode()
     return value
 
 
@@ -189,7 +189,9 @@ def _encode(value: Value) -> bytes:
     return b"b" + value
 
 
-_UTF_16 = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
+_UTF_16: Final = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
+TEXT_ENCODINGS: Final = {"UTF-8": "utf-8", **_UTF_16}
+"""Python's name for each of SQLite's text encodings."""
 
 
 def text_order(collation: str, encoding: str) -> str:
@@ -344,7 +346,7 @@ def _encode_storage(type_name: str, value: Any, affinity: Affinity, collation: s
             value = raw.decode()
         except UnicodeDecodeError:
             # No affinity can read a number out of it, so only the collation is left to apply.
-            return b"t" + _collate(raw, collation)
+            return b"t" + collated(raw, collation)
     return _encode(_representative(apply_affinity(value, affinity), collation))
 
 

@@ -47,6 +47,8 @@ class Column:
     primary_key_position: int
     """1-based position in the PRIMARY KEY, 0 when not part of it."""
     generated: bool
+    typed: bool = True
+    """False for a subquery's column whose affinity can't be told: ``affinity`` says nothing then."""
 
     @property
     def writable(self) -> bool:

@@ -6,7 +6,7 @@ Pieces are cut out of the original text; nothing is printed from a tree. Whateve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ from shardlite.names import fold
 from shardlite.router.keys import Affinity
 from shardlite.router.table import Table
 from shardlite.sql.cores import Core, Span
+from shardlite.sql.expressions import BUILT_IN_COLLATIONS
+from shardlite.sql.order import SortTerm
 from shardlite.sql.scopes import Reference
 from shardlite.sql.tokens import Text, Token, TokenKind, closing, words
 
@@ -71,6 +73,17 @@ class Order(NamedTuple):
     direction: str
 
 
+class SortedTexts(NamedTuple):
+    """What the shards run to give their rows sorted, and how these are merged."""
+
+    shard: str
+    shard_limit: str
+    """`` LIMIT ...`` to stand after it, or nothing."""
+    terms: tuple[SortTerm, ...]
+    words: str
+    """The order in words."""
+
+
 class Texts(NamedTuple):
     """A query split: what the shards run, the table that takes their rows, and what then runs over it."""
 
@@ -84,6 +97,8 @@ class Texts(NamedTuple):
     """How many columns lie between the two."""
     may_overflow: bool = False
     """Parts may not add up in 64 bits, or not tell what they stand for: "integer overflow" says so."""
+    merged: SortedTexts | None = None
+    """Another way: the shards sort their rows, which are merged as they are read."""
 
 
 PART = "_shardlite_part"
@@ -210,6 +225,12 @@ def _shown(token: Token) -> str:
     return token.name or ""
 
 
+def require_known(collation: str, others: Collection[str] = ()) -> None:
+    """Raise Unsure for a collation that is neither SQLite's own nor one of ``others``, which are folded."""
+    if collation not in BUILT_IN_COLLATIONS and fold(collation) not in others:
+        raise Unsure(f"the collation {collation}")
+
+
 def stripped(tokens: Sequence[Token], span: Span) -> Span:
     """Leave out parentheses around the whole of an expression."""
     start, end = span
@@ -248,8 +269,7 @@ class Sources:
         self._units: dict[tuple[Span, bool], list[Unit]] = {}
         if core.nested or len(core.items) != len(references):
             raise Unsure("a nested join")
-        self._merged = [frozenset(item.using) for item in core.items]
-        self._natural = any(item.natural for item in core.items)
+        self._merged = [reference.merged for reference in references]
         names = {name.upper() for table in self._tables() for name in table.by_name}
         if names & (_WORDS | _NOT_FOLLOWED):
             raise Unsure("a column named as a keyword")
@@ -269,11 +289,10 @@ class Sources:
                 raise Unsure(".".join(path))
             return self._pick(sources[0], name, rowid=True)
         holders = [i for i, reference in enumerate(self.references) if name in self._table(reference).by_name]
-        if len(holders) > 1:
-            if self._natural or not all(name in self._merged[i] for i in holders[1:]):
-                raise Unsure(name)
-            if any(self.references[i].joined != "inner" for i in holders):
-                raise Unsure(name)
+        # Of columns that USING or NATURAL makes one the leftmost counts, but where a RIGHT or FULL JOIN is.
+        merged = all(name in self._merged[i] for i in holders[1:]) and not self._is_right_joined()
+        if len(holders) > 1 and not merged:
+            raise Unsure(name)
         if holders:
             return self._pick(self.references[holders[0]], name, rowid=False)
         if name in _ROWIDS:
@@ -282,15 +301,19 @@ class Sources:
 
     def expand(self, star: str) -> list[Found]:
         """Return the columns that ``*`` or ``alias.*`` stands for."""
-        if self._natural or any(self._merged):
+        if any(self._merged) and self._is_right_joined():
             raise Unsure("* over merged columns")
-        sources = [r for r in self.references if star in ("*", r.alias)]
         return [
             found
-            for reference in sources
+            for reference in self.references
+            if star in ("*", reference.alias)
             for name in self._table(reference).by_name
+            if not (star == "*" and name in reference.merged)
             if (found := self._pick(reference, name, rowid=False)) is not None
         ]
+
+    def _is_right_joined(self) -> bool:
+        return any(reference.joined == "other" for reference in self.references)
 
     @staticmethod
     def _table(reference: Reference) -> Table:
@@ -370,8 +393,11 @@ class Sources:
         units = self.units(stripped(self._tokens, span))
         return units[0].found if len(units) == 1 else None
 
-    def collation(self, span: Span) -> str:
-        """Return the collation by which an expression's values are compared. Unsure for one that isn't SQLite's own."""
+    def collation(self, span: Span, others: Collection[str] = ()) -> str:
+        """Return the collation by which an expression's values are compared, in capitals.
+
+        Unsure for one that is neither SQLite's own nor one of ``others``, which are folded.
+        """
         if self._is_window(span):
             return "BINARY"
         units = self.units(stripped(self._tokens, span))
@@ -390,8 +416,7 @@ class Sources:
                 raise Unsure("the collation of an expression")
             else:
                 collation = "BINARY"
-        if collation not in ("BINARY", "NOCASE", "RTRIM"):
-            raise Unsure(f"the collation {collation}")
+        require_known(collation, others)
         return collation
 
     def _is_window(self, span: Span) -> bool:

@@ -37,7 +37,9 @@ class Compound:
         self._text = self._last.text
         self._tokens = self._text.tokens
         self._operators = [self._operator(a, b) for a, b in pairwise(arms)]
-        self._by_key = self._shows_key()
+        self.key, self.group = self._find_key()
+        """Where the result shows the shard key of the rows, and the group of these keys."""
+        self._by_key = bool(self.key)
         self._check()
 
     @property
@@ -113,8 +115,8 @@ class Compound:
             raise Unsure("the collation of a compound query's column")
         return found.pop()
 
-    def _shows_key(self) -> bool:
-        """Tell whether all arms show their whole shard key in the same columns."""
+    def _find_key(self) -> tuple[tuple[int, ...], str]:
+        """Return the columns in which all arms show their whole shard key, and its group; none where they don't."""
         shown = [self._plain(arm) for arm in self._arms]
         for reference in self._arms[0].sources.references:
             table = reference.table
@@ -126,8 +128,8 @@ class Compound:
                 continue
             places = [here.index(each) for each in wanted]
             if all(self._is_key_at(columns, places, shown[0]) for columns in shown[1:]):
-                return True
-        return False
+                return tuple(places), table.group
+        return (), ""
 
     def _plain(self, arm: Arm) -> list[Found | None]:
         columns: list[Found | None] = []

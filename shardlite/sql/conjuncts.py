@@ -7,7 +7,8 @@ from typing import Any
 
 from shardlite.names import fold
 from shardlite.router.table import Table
-from shardlite.sql.expressions import column_name, strip_parentheses
+from shardlite.sql.cores import Span, conjuncts
+from shardlite.sql.expressions import column_name
 from shardlite.sql.tokens import Token, closing, constant_of, split_commas
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -27,8 +28,8 @@ def analyse_conjuncts(
     """
     pins: dict[str, tuple[Any, ...]] = {}
     ranges: dict[str, list[tuple[str, Any]]] = {}
-    for conjunct in _conjuncts(tokens):
-        found = _comparison(table, conjunct, parameters)
+    for span in conjuncts(tokens, Span(0, len(tokens))):
+        found = _comparison(table, tokens[span.start : span.end], parameters)
         if found is None:
             continue
         name, operator, values = found
@@ -38,32 +39,6 @@ def analyse_conjuncts(
         else:
             ranges.setdefault(name, []).append((operator, values[0]))
     return pins, ranges
-
-
-def _conjuncts(tokens: Sequence[Token]) -> list[Sequence[Token]]:
-    """Split at the ANDs outside of parentheses and CASE, unless an OR beside them takes precedence over nothing."""
-    tokens = strip_parentheses(tokens)
-    parts: list[list[Token]] = [[]]
-    depth = betweens = 0
-    for token in tokens:
-        if token.key == "(" or token.is_word("CASE"):
-            depth += 1
-        elif token.key == ")" or token.is_word("END"):
-            depth -= 1
-        if depth == 0 and token.is_word("OR"):
-            return []
-        if depth == 0 and token.is_word("BETWEEN"):
-            betweens += 1
-        if depth == 0 and token.is_word("AND"):
-            if betweens:
-                betweens -= 1
-            else:
-                parts.append([])
-                continue
-        parts[-1].append(token)
-    if len(parts) == 1:
-        return [tokens]
-    return [inner for part in parts for inner in _conjuncts(part)]
 
 
 def _comparison(

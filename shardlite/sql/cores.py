@@ -32,6 +32,8 @@ class Span(NamedTuple):
 class Item:
     """One source of a FROM clause. ``name`` is the folded table name, "" for a subquery or a function.
 
+    That of an attached file's table has its schema before it, as no table of the database has.
+
     ``join`` is ``from`` (the first), ``comma``, ``inner``, ``cross``, ``left``, ``right`` or ``full``.
     """
 
@@ -83,17 +85,20 @@ def cores_of(text: Text) -> list[Core]:
 def change_core(text: Text) -> Core | None:
     """Return what an UPDATE or DELETE reads as one SELECT would: its target is the first item, those of FROM follow.
 
-    None where the text begins otherwise (WITH), or can't be followed.
+    A WITH may stand before it. None for other statements, and where the text can't be followed.
     """
     tokens = text.tokens
     try:
-        return _change_core(tokens) if text.head in ("UPDATE", "DELETE") else None
+        return _change_core(tokens)
     except (IndexError, RecursionError):
         return None
 
 
 def _change_core(tokens: Sequence[Token]) -> Core | None:
-    start = 3 if tokens[1].key == "OR" else 2 if tokens[0].key == "DELETE" else 1
+    first = next((i for i in top_positions(tokens) if _begins_change(tokens, i)), None)
+    if first is None or (first and tokens[0].key != "WITH"):
+        return None
+    start = first + (3 if tokens[first + 1].key == "OR" else 2 if tokens[first].key == "DELETE" else 1)
     position = start
     schema, name = "", tokens[position].name or ""
     if tokens[position + 1 : position + 2] and tokens[position + 1].key == ".":
@@ -105,7 +110,7 @@ def _change_core(tokens: Sequence[Token]) -> Core | None:
         shown = _spelled(tokens[position + 1])
         position += 2
     position = _indexed(tokens, position, len(tokens))
-    target = Item(name, fold(shown), Span(start, position), "from", schema=schema, alias_text=shown)
+    target = Item(known_as(schema, name), fold(shown), Span(start, position), "from", schema=schema, alias_text=shown)
     marks: dict[str, int] = {}
     end = len(tokens)
     for at in _top(tokens, Span(position, end)):
@@ -115,13 +120,28 @@ def _change_core(tokens: Sequence[Token]) -> Core | None:
             break
         if key in ("FROM", "WHERE") and key not in marks and _opens(tokens, at, key):
             marks[key] = at
-    core = Core(Span(0, end), None, Span(position, min(marks.values(), default=end)), False, [target])
+    core = Core(Span(first, end), None, Span(position, min(marks.values(), default=end)), False, [target])
     if "WHERE" in marks:
         core.where = Span(marks["WHERE"] + 1, end)
     if "FROM" in marks:
         core.from_ = Span(marks["FROM"] + 1, marks.get("WHERE", end))
         _read_from(tokens, core.from_, core)
     return core
+
+
+def begins_upsert(tokens: Sequence[Token], at: int) -> bool:
+    """Tell whether an ON is that of ON CONFLICT ... DO, and none of a join (where ``conflict`` may be a column)."""
+    return (
+        tokens[at + 1 : at + 2] != () and tokens[at + 1].key == "CONFLICT" and any(t.key == "DO" for t in tokens[at:])
+    )
+
+
+def _begins_change(tokens: Sequence[Token], at: int) -> bool:
+    """Tell whether UPDATE or DELETE is the statement's word here; both may be names of a WITH (``update AS (...)``)."""
+    after = tokens[at + 1].key if at + 1 < len(tokens) else ""
+    if tokens[at].key == "DELETE":
+        return after == "FROM"
+    return tokens[at].key == "UPDATE" and after not in ("AS", "(", ",", ".")
 
 
 def _scan(tokens: Sequence[Token], span: Span, parent: Core | None, found: list[Core]) -> None:
@@ -145,7 +165,7 @@ def _core(tokens: Sequence[Token], start: int, limit: int, parent: Core | None, 
     end = limit
     for at in _top(tokens, Span(position, limit)):
         key = tokens[at].key
-        if key in _ENDS:
+        if key in _ENDS or (key == "ON" and begins_upsert(tokens, at)):
             end = at
             break
         if key in _CLAUSES and key not in marks and _opens(tokens, at, key):
@@ -225,10 +245,14 @@ def _read_from(tokens: Sequence[Token], span: Span, core: Core) -> None:
             end = closing(tokens, position + 1)
             using = tuple(token.name for token in tokens[position + 2 : end] if token.name is not None)
             position = end + 1
-        core.items.append(
-            Item("" if function else name, fold(shown), source, join, natural, on, using, function, schema, shown)
-        )
+        called = "" if function else known_as(schema, name)
+        core.items.append(Item(called, fold(shown), source, join, natural, on, using, function, schema, shown))
         position, join, natural = _joiner(tokens, position, span.end)
+
+
+def known_as(schema: str, name: str) -> str:
+    """Return the name by which a table is looked up: an attached file's is none of the database's."""
+    return name if schema in ("", "main", "temp") else f"{schema}.{name}"
 
 
 def _spelled(token: Token) -> str:

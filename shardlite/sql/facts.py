@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -58,6 +58,14 @@ class Prepared:
     """The bytecode accumulates: an aggregate or window function that no name gives away (``max(x)``)."""
     schema_read: bool = False
     """``sqlite_schema`` or another of SQLite's own tables is read or written."""
+    program: str = ""
+    """What SQLite's machine does for a query, as text: two queries that have one program give one answer."""
+    pragma_schema: str = ""
+    """The folded name of the schema that a PRAGMA names."""
+    attached: frozenset[str] = frozenset()
+    """Folded names of the attached files whose tables it may use. ``reads`` and its like don't tell of these."""
+    attached_write: bool = False
+    """A table of an attached file is written, and then nothing else is."""
 
     @property
     def writes(self) -> frozenset[Access]:
@@ -75,10 +83,24 @@ class Schema:
     """Trigger name -> its CREATE text."""
     functions: UserFunctions = NO_FUNCTIONS
     """Functions that the user registered: which of them shards may evaluate, and which not."""
+    collations: frozenset[str] = frozenset()
+    """The folded names of the collations that the user registered."""
     ddl: Mapping[str, str] = field(default_factory=dict)
     """Folded table name -> its CREATE TABLE text as the shards have it."""
     indexes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Folded table name -> the CREATE INDEX texts of its indexes."""
+
+    attached: Mapping[str, int | None] = field(default_factory=dict)
+    """Folded name of each attached file -> its ``schema_version``, None where its tables aren't known, in order."""
+
+    automatic_indexes_lose: bool = False
+    """SQLite's automatic indexes lose matches by collations that take texts of several lengths for equal."""
+
+    prefixes: Callable[[Table], Mapping[tuple[str, ...], float]] = field(default=lambda table: {})
+    """What ANALYZE found of a table: an index's first columns (folded) -> rows that are equal in them, on the average.
+
+    It decides costs, never answers, and may be another at each call.
+    """
 
     shadows: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     """Folded name of a virtual table -> the tables in which it keeps its content, and their columns."""

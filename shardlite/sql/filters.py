@@ -13,7 +13,7 @@ from shardlite.names import quote
 from shardlite.router.table import Table
 from shardlite.sql.cores import Core, Item, Span, conjuncts, disjuncts
 from shardlite.sql.functions import SCALAR
-from shardlite.sql.names_in import ROWIDS
+from shardlite.sql.names_in import ROWIDS, holder_of
 from shardlite.sql.tokens import Text, Token, TokenKind, words
 
 _SAFE_WORDS = words(
@@ -215,12 +215,4 @@ def _is_column(table: Table, name: str | None) -> bool:
 def _is_own(table: Table, token: Token, core: Core, item: Item, tables: Mapping[str, Table]) -> bool:
     """Tell whether an unqualified name is sure to mean a column of this source."""
     name = token.name
-    if name is None or name not in table.by_name:
-        return False
-    for other in core.items:
-        if other is item:
-            continue
-        known = tables.get(other.name)
-        if known is None or name in known.by_name:
-            return False
-    return True
+    return name is not None and name in table.by_name and holder_of(core, name, tables) is item

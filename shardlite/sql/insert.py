@@ -204,18 +204,22 @@ class _Cutter:
         return quote(self._table.rowid_name) if self._table.rowid_alias else self._table.rowid_name
 
     def _piece(self, first: int, last: int) -> Piece:
-        """Return the original text of tokens ``first`` up to ``last`` with its parameters made nameless."""
-        sql, parts, slots = self._text.sql, [], []
-        if first >= last:
-            return Piece("")
-        at = self._tokens[first].start
-        for token in self._tokens[first:last]:
-            if token.kind is TokenKind.PARAMETER:
-                parts += [sql[at : token.start], "?"]
-                slots.append(token.index)
-                at = token.end
-        parts.append(sql[at : self._tokens[last - 1].end])
-        return Piece("".join(parts), tuple(slots))
+        return piece_of(self._text, first, last)
+
+
+def piece_of(text: Text, first: int, last: int) -> Piece:
+    """Return the original text of tokens ``first`` up to ``last`` with its parameters made nameless."""
+    sql, parts, slots = text.sql, [], []
+    if first >= last:
+        return Piece("")
+    at = text.tokens[first].start
+    for token in text.tokens[first:last]:
+        if token.kind is TokenKind.PARAMETER:
+            parts += [sql[at : token.start], "?"]
+            slots.append(token.index)
+            at = token.end
+    parts.append(sql[at : text.tokens[last - 1].end])
+    return Piece("".join(parts), tuple(slots))
 
 
 def _words(text: Text, value: Sequence[Token]) -> str:

@@ -188,9 +188,16 @@ def equates_unlike(text: Text, core: Core, sources: Sources) -> bool:
         except Unsure:
             continue
         numeric = [side.affinity in _NUMERIC for side in sides if side is not None]
+        if len(numeric) == 2 and any(side is not None and not _is_typed(side) for side in sides):
+            return True
         if len(numeric) == 2 and len(set(numeric)) == 2:
             return True
     return False
+
+
+def _is_typed(found: Found) -> bool:
+    column = found.source.table.by_name.get(found.column) if found.source.table is not None else None
+    return column is None or column.typed
 
 
 def has_windows(tokens: Sequence[Token], core: Core) -> bool:

@@ -65,15 +65,38 @@ def _unqualified(tokens: Sequence[Token], name: str, core: Core | None, tables: 
     while core is not None:
         if core.nested or any(item.name not in tables for item in core.items):
             return None
-        holders = [item for item in core.items if name in tables[item.name].by_name]
-        if len(holders) > 1:
-            return None
-        if holders:
-            return _pick(core, holders[0], name, tables)
+        if any(name in tables[item.name].by_name for item in core.items):
+            holder = holder_of(core, name, tables)
+            return None if holder is None else _pick(core, holder, name, tables)
         if any(token.name == name for token in tokens[core.columns.start : core.columns.end]):
             return None  # perhaps the name of a result column, which goes before a column of the SELECT around
         core = core.parent
     return None
+
+
+def merged_columns(core: Core, item: Item, tables: Mapping[str, Table]) -> frozenset[str]:
+    """Return the columns that a source's USING or NATURAL JOIN makes one with those of a source before it."""
+    if not item.natural:
+        return frozenset(item.using)
+    before = [tables.get(other.name) for other in core.items[: core.items.index(item)]]
+    own = tables.get(item.name)
+    if own is None:
+        return frozenset()
+    return frozenset(
+        name for name in own.by_name if any(table is not None and name in table.by_name for table in before)
+    )
+
+
+def holder_of(core: Core, name: str, tables: Mapping[str, Table]) -> Item | None:
+    """Return the source whose column an unqualified name means, None where it can't be told."""
+    if core.nested or any(item.name not in tables for item in core.items):
+        return None
+    holders = [item for item in core.items if name in tables[item.name].by_name]
+    if len(holders) > 1 and core.outer_joins:
+        return None  # then the first of their values that isn't NULL
+    if not all(name in merged_columns(core, other, tables) for other in holders[1:]):
+        return None
+    return holders[0] if holders else None
 
 
 def _pick(core: Core, item: Item, name: str, tables: Mapping[str, Table]) -> Mention | None:
@@ -160,16 +183,14 @@ def _equality(tokens: Sequence[Token], span: Span, core: Core, tables: Mapping[s
 
 def _using(core: Core, item: Item, tables: Mapping[str, Table]) -> list[Edge]:
     found = []
-    for name in item.using:
-        before = core.items[: core.items.index(item)]
-        if core.nested or any(other.name not in tables for other in (*before, item)):
-            return []
-        holders = [other for other in before if name in tables[other.name].by_name]
-        if len(holders) == 1 and name in tables[item.name].by_name:
-            left = _pick(core, holders[0], name, tables)
-            right = _pick(core, item, name, tables)
-            if left is not None and right is not None and alike(left.column, right.column):
-                found.append(Edge(left, right))
+    for name in sorted(merged_columns(core, item, tables)):
+        holder = holder_of(core, name, tables)
+        if holder is None or core.items.index(holder) >= core.items.index(item):
+            continue
+        left = _pick(core, holder, name, tables)
+        right = _pick(core, item, name, tables)
+        if left is not None and right is not None and alike(left.column, right.column):
+            found.append(Edge(left, right))
     return found
 
 

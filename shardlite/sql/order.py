@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+from typing import NamedTuple
 
 from shardlite.errors import NotSupportedError, ProgrammingError
 from shardlite.names import fold, quote
@@ -16,6 +17,30 @@ Comparison = Callable[[str, str], int]
 """A collation that the user registered: it returns a negative number, 0 or a positive one."""
 
 NO_COLLATIONS: Mapping[str, Comparison] = MappingProxyType({})
+
+
+class SortTerm(NamedTuple):
+    """One term of an order over rows that are at hand: which of their values it looks at, and how."""
+
+    at: int
+    """The index of the value in a row, from the end where it is negative."""
+    collation: str
+    """BINARY, NOCASE or RTRIM, or the folded name of one that the user registered."""
+    descending: bool = False
+    nulls_high: bool = False
+    """NULLs are above all other values: NULLS LAST, or NULLS FIRST and descending."""
+    integer: bool = False
+    """All values are integers, as a rowid is."""
+    swapped: bool = False
+    """Text comes as its bytes, and a blob as a text, its bytes in hexadecimal digits: see ``swapped``."""
+
+
+def swapped(sql: str) -> str:
+    """Return an expression that sorts as ``sql`` does and can be read whatever bytes a text has.
+
+    Python refuses text that is no Unicode; of what a result only sorts by, SQLite doesn't have to show any.
+    """
+    return f"CASE typeof({sql}) WHEN 'text' THEN CAST({sql} AS BLOB) WHEN 'blob' THEN hex({sql}) ELSE {sql} END"
 
 
 @dataclass(frozen=True)
@@ -40,6 +65,15 @@ class OrderSpec:
     def hidden(self) -> str:
         """The columns that the merge needs, to go at the end of the SELECT list: ``, "a", "rowid"``."""
         return "".join(", " + quote(name) for name in self.columns)
+
+    @cached_property
+    def terms(self) -> tuple[SortTerm, ...]:
+        """What the merge compares: the hidden columns, from the end of a row."""
+        width = len(self.columns)
+        return tuple(
+            SortTerm(index - width, self.collations[index], self.descending[index], integer=self.by_rowid)
+            for index in range(width)
+        )
 
 
 def compile_order(

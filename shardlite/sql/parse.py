@@ -25,6 +25,8 @@ class Parsed:
 
 def parse(text: Text) -> Parsed | None:
     """Return the statement's tree, or None for what sqlglot doesn't read as one query, UPDATE or DELETE."""
+    if text.head in ("INSERT", "REPLACE"):
+        return None  # sqlglot would log a warning of REPLACE, which it doesn't read
     with _importing:
         import sqlglot
         from sqlglot import errors, exp

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from shardlite.router.keys import KeyType
+from shardlite.sql.order import SortTerm
 
 Value: TypeAlias = Any
 """None, int, float, str, bytes (or what the driver adapts to one of them)."""
@@ -39,10 +40,16 @@ class PlanKind(StrEnum):
     """Every shard does its part; the coordinator puts the parts together with ``sql``."""
     BROADCAST = "broadcast"
     """As a push-down, after the rows needed of the smaller tables were sent to every shard."""
+    REPARTITION = "repartition"
+    """As a push-down, after rows of some tables were sent to the shards that own the keys they are joined with."""
     GATHER = "gather"
     """The rows that the statement needs are brought to the coordinator, where the text runs as written."""
     GATHER_WRITE = "gather and write"
     """As a gather, under all shards' locks; what changed there is then written to the shards."""
+    ATTACHED_WRITE = "change of an attached file"
+    """As a gather; the text changes the attached file's rows, which is a transaction of that file."""
+    ATTACHED_PRAGMA = "PRAGMA of an attached file"
+    """Asked where the file is attached and nothing else is."""
     DDL = "schema change"
     """The text goes to ``apply_schema``."""
     SCHEMA = "logical schema"
@@ -58,7 +65,10 @@ class PlanKind(StrEnum):
 
 
 WITHOUT_STEPS = frozenset(
-    (PlanKind.DDL, PlanKind.SCHEMA, PlanKind.CHECK, PlanKind.SETTING, PlanKind.EACH_SHARD, PlanKind.EXPLAIN)
+    (
+        *(PlanKind.DDL, PlanKind.SCHEMA, PlanKind.CHECK, PlanKind.SETTING, PlanKind.EACH_SHARD, PlanKind.EXPLAIN),
+        PlanKind.ATTACHED_PRAGMA,
+    )
 )
 """Kinds that don't run as steps on shards: ``execute`` has a way of its own for each."""
 
@@ -94,6 +104,16 @@ class InsertedRow(NamedTuple):
     """What SQLite would say to it, where a shard that is asked would do something else; "" where it may be asked."""
 
 
+class Route(NamedTuple):
+    """By which of its columns a moved row finds the one shard that it goes to."""
+
+    key_type: KeyType
+    """That of the table whose keys they are joined with."""
+    columns: tuple[str, ...]
+    positions: tuple[int, ...]
+    """Where they stand among the columns moved."""
+
+
 class Move(NamedTuple):
     """Rows brought together: what ``sql`` gives on each of ``shards`` goes into one table of the coordinator."""
 
@@ -112,10 +132,15 @@ class Move(NamedTuple):
     """Indexes that are worth making where many rows come."""
     whole: str = ""
     """``sql`` without a condition that depends on parameters, for a statement that runs with several sets of them."""
+    weight: float = 1.0
+    """For how many rows each stands to SQLite's planner, which will count conditions again that left the others out."""
+    route: Route | None = None
+    """The rows go to the shards that own these keys, each to one."""
 
     def __str__(self) -> str:
         where = ", ".join(map(str, self.shards))
-        return f"move to {self.into} from shards {where}: {_one_line(self.sql)}"
+        by = f" by {', '.join(self.route.columns)}" if self.route is not None else ""
+        return f"move to {self.into}{by} from shards {where}: {_one_line(self.sql)}"
 
 
 class Program(NamedTuple):
@@ -130,9 +155,11 @@ class Program(NamedTuple):
     written: tuple[str, ...] = ()
     """GATHER_WRITE: the tables that may change."""
     shared: tuple[tuple[Move, ...], ...] = ()
-    """Before that, stage by stage: what goes to the database that the shards see as well."""
+    """Before that, stage by stage: what goes to the database that the shards see as well, or to the keys' owners."""
     past: bool = False
     """The statement asks for changes(), total_changes() or last_insert_rowid()."""
+    attached: tuple[tuple[str, int | None], ...] = ()
+    """Attached files that the statement names, with the ``schema_version`` by which it was planned (None: none)."""
 
 
 class Into(NamedTuple):
@@ -142,6 +169,40 @@ class Into(NamedTuple):
     columns: tuple[str, ...]
     counted: bool = True
     """Whether the driver counts the rows: where the text begins with INSERT, and not with WITH."""
+    verb: str = "INSERT"
+    """With OR IGNORE or OR REPLACE where the text says so."""
+    alias: str = ""
+    """`` AS a``, quoted."""
+    tail: str = ""
+    """ON CONFLICT and RETURNING, with a ``?`` for each of ``tail_values``."""
+    tail_values: tuple[Value, ...] = ()
+    tolerant: bool = False
+    """A row that conflicts may be left out, or replace or change other rows."""
+    returns: bool = False
+    """The rows have to be inserted one after the other, for what RETURNING says of each."""
+
+    @property
+    def words(self) -> str:
+        """What is said besides the columns, for a plan's text."""
+        return f"{self.verb.lower()} into {self.table} ({', '.join(self.columns)}){self.tail}"
+
+
+class Merge(NamedTuple):
+    """How the rows of shards are merged that each shard has sorted."""
+
+    columns: tuple[str, ...]
+    """The result's columns: a shard's rows begin with them, and go on with what is only sorted by."""
+    terms: tuple[SortTerm, ...]
+    words: str
+    """The order in words."""
+    limit: int | None
+    offset: int | None
+    otherwise: Callable[[], Plan]
+    """The plan that doesn't bring what is sorted by through Python."""
+
+    def __str__(self) -> str:
+        limit = "" if self.limit is None else f", LIMIT {self.limit}"
+        return self.words + limit + ("" if self.offset is None else f" OFFSET {self.offset}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +245,7 @@ class Plan(NamedTuple):
     complete: Callable[[Sequence[int]], Plan] | None = None
     """Puts generated ids in their places; call ``with_ids`` instead."""
     program: Program | None = None
-    """PUSH_DOWN, GATHER, GATHER_WRITE, INSERT_QUERY: what comes before ``sql``, which then runs on the coordinator."""
+    """PUSH_DOWN (and its like), GATHER(_WRITE), INSERT_QUERY: what comes before ``sql``, which the coordinator runs."""
     explained: Plan | None = None
     """EXPLAIN: how the statement behind that word would run."""
     rows: Callable[[], Sequence[InsertedRow]] | None = None
@@ -198,6 +259,8 @@ class Plan(NamedTuple):
 
     into: Into | None = None
     """INSERT_QUERY: where the rows go that ``sql`` gives on the coordinator."""
+    merge: Merge | None = None
+    """FAN_OUT: each shard's rows are sorted; merge them in that order."""
 
     @property
     def id_rows(self) -> int:
@@ -240,12 +303,16 @@ class Plan(NamedTuple):
         lines.append(f"why: {self.reason}")
         if self.merge_rowid:
             lines.append("merge: by rowid")
+        if self.merge is not None:
+            lines.append(f"merge: by {self.merge}")
         if self.program is not None:
             for stage in self.program.shared:
-                lines.extend(f"share {move}" for move in stage)
+                lines.extend(f"{'share' if move.route is None else 'send'} {move}" for move in stage)
             lines.extend(map(str, self.program.moves))
+            if self.program.attached:
+                lines.append(f"attached: {', '.join(name for name, _ in self.program.attached)}")
         if self.into is not None:
-            lines.append(f"insert into {self.into.table} ({', '.join(self.into.columns)})")
+            lines.append(self.into.words)
         if self.insert is not None and self.insert.id_rows:
             lines.append(f"ids: {self.insert.id_rows} from the sequence of {self.insert.table}")
         if self.insert is not None and self.insert.probe and self.insert.explicit_ids:

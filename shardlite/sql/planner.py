@@ -13,10 +13,12 @@ from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
 from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.gather import asks_past, gather
+from shardlite.sql.rules.home import home
 from shardlite.sql.rules.push_down import push_down
+from shardlite.sql.rules.repartition import repartition
 from shardlite.sql.rules.visit_home import visit_home
 from shardlite.sql.statement import Statement
-from shardlite.sql.template import Template, WithFallback
+from shardlite.sql.template import Placed, Template, WithFallback
 from shardlite.sql.tokens import tokenize
 
 CACHED_TEXTS = 1024
@@ -67,15 +69,17 @@ class Planner:
             if template is not None and not asks_past(statement):
                 return template
         why = ""
-        for rule in () if asks_past(statement) else RULES:
+        # The rules that leave work to the shards look through views and WITH; a gather runs the text as it is.
+        written = None if asks_past(statement) else statement.expanded
+        for rule in () if asks_past(statement) else RULES if written is None else (home, *RULES):
             try:
-                template = rule(statement)
+                template = rule(written or statement)
             except NotSupportedError as refusal:
                 why = str(refusal)
                 break
             if template is not None:
                 return template if prepared.readonly else WithFallback(template, partial(gather, statement))
-        template = None if asks_past(statement) else _pushed(statement)
+        template = None if asks_past(statement) else _pushed(written or statement)
         template = template or gather(statement, why)
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")
@@ -90,24 +94,35 @@ class Planner:
         tokens = tokenize(sql).tokens
         skip = 3 if len(tokens) > 2 and tokens[1].key == "QUERY" and tokens[2].key == "PLAN" else 1
         inner = sql[tokens[skip].start :] if len(tokens) > skip else ""
-        if self._prepare(inner).kind in (StatementKind.DDL, StatementKind.EMPTY):
-            raise NotSupportedError("EXPLAIN of a schema change: ask a connection of manager.pool(n)")
-        return _Explained(sql, self._build(inner))
+        kind = self._prepare(inner).kind
+        template = None if kind is StatementKind.EMPTY else self._build(inner)  # refusals of the inner one stand
+        if template is None or kind in (StatementKind.DDL, StatementKind.VACUUM):
+            return Placed(PlanKind.SCHEMA, sql, True, _BY_SCHEMA, returns_rows=True)
+        return _Explained(sql, template)
 
 
 _EXPLAINED_WHOLE = frozenset((PlanKind.ONE_SHARD, PlanKind.HOME, PlanKind.SCHEMA))
 """The whole statement runs in one place, which is asked in SQLite's own words."""
+_BY_SCHEMA = "told as one file without rows would run it"
+_EXPLAINED_BY_SCHEMA = frozenset((PlanKind.CHECK, PlanKind.SETTING))
+"""What each file does by itself, in the same way."""
 _EXPLAINED_IN_PARTS = frozenset(
     (
         *(PlanKind.FAN_OUT, PlanKind.FAN_OUT_WRITE, PlanKind.EVERY_SHARD, PlanKind.SPLIT_INSERT),
-        *(PlanKind.PUSH_DOWN, PlanKind.BROADCAST, PlanKind.GATHER, PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY),
+        *(PlanKind.PUSH_DOWN, PlanKind.BROADCAST, PlanKind.REPARTITION),
+        *(PlanKind.GATHER, PlanKind.GATHER_WRITE, PlanKind.INSERT_QUERY),
+        PlanKind.ATTACHED_WRITE,
     )
 )
 
 
 def _pushed(statement: Statement) -> Template | None:
     """Try the rules that let the shards do a query's work."""
-    return push_down(statement) or broadcast(statement) or visit_home(statement)
+    pushed = push_down(statement)
+    if pushed is not None:
+        return pushed
+    sent = broadcast(statement)
+    return repartition(statement, sent) or sent or visit_home(statement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +138,8 @@ class _Explained:
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         plan = self.inner.bind(parameters, layout)
         if plan.needs_id_for_key:
-            raise NotSupportedError(
-                "EXPLAIN of an INSERT whose rows get their key when it runs: state the key, or use manager.explain()"
-            )
+            # All shards would say the same of a row: those that the first ids would go to are asked.
+            plan = plan.with_ids(range(1, plan.id_rows + 1))
         if plan.kind in _EXPLAINED_IN_PARTS:
             reason = f"each shard says how it would run its part of a {plan.kind}"
             return Plan(
@@ -133,6 +147,8 @@ class _Explained:
                 returns_rows=True,
                 explained=plan.with_ids(range(1, plan.id_rows + 1)),
             )
+        if plan.kind in _EXPLAINED_BY_SCHEMA:
+            return Placed(PlanKind.SCHEMA, self.sql, True, _BY_SCHEMA, returns_rows=True).bind(parameters, layout)
         if plan.kind not in _EXPLAINED_WHOLE:
             raise NotSupportedError(f"EXPLAIN of what runs as {plan.kind}: use manager.explain()")
         return plan._replace(

@@ -17,13 +17,21 @@ from shardlite.sql.cores import Core, Item
 from shardlite.sql.filters import any_of, conditions_of, mentions_of
 from shardlite.sql.names_in import Edge, Mention, edges_of, only_asks
 from shardlite.sql.pins import colocated
-from shardlite.sql.tokens import Text
+from shardlite.sql.statistics import SELECTIVITY, Prefixes, expected_rows
+from shardlite.sql.tokens import Text, tokenize
 
 SHARED = "_shardlite_shared"
 """The schema name under which the shared database is attached."""
-_SELECTIVITY = 0.2
+OWNED = "_shardlite_owned"
+"""The schema name under which each shard sees the rows that were sent to it alone."""
+_EQUALITY = 4.0
+"""SQLite takes a column without an index to equal a constant in every fourth row (whereLoopOutputAdjust)."""
 MOST_SHARED_ROWS = 300_000
 """Rows up to which a table may stand in the shared database, which is held in memory."""
+
+
+Place = tuple[str, str]
+"""A table's column, both names folded."""
 
 
 @dataclass(slots=True)
@@ -40,6 +48,9 @@ class Needed:
     level: int = 0
     uses: set[str] = field(default_factory=set)
     """Tables of the shared database that the condition names."""
+    weight: float = 1.0
+    """By how much SQLite will think the rows fewer than those that come: it counts a condition again that made them
+    so already, since the text still has it."""
 
 
 class Reduction:
@@ -55,6 +66,7 @@ class Reduction:
         *,
         closed: frozenset[str] = frozenset(),
         unshared: frozenset[str] = frozenset(),
+        prefixes: Callable[[Table], Prefixes] = lambda table: {},
     ) -> None:
         """``texts``: the statement, and the views that it uses.
 
@@ -73,6 +85,7 @@ class Reduction:
         ]
         self.needed: dict[str, Needed] = {}
         self._rows = rows
+        self._prefixes = prefixes
         todo = sorted(wanted, key=lambda table: (self._estimate(table), fold(table.name)))
         for table in todo:
             self._settle(table)
@@ -82,7 +95,10 @@ class Reduction:
         name = fold(table.name)
         count = float(max(1, self._rows(table)))
         own = self._own.get(name)
-        return count * _SELECTIVITY if own and all(own) else count
+        if not own or not all(own):
+            return count
+        prefixes = self._prefixes(table)
+        return min(count, sum(expected_rows(count, conditions, prefixes) for conditions in own))
 
     def _settle(self, table: Table) -> None:
         name = fold(table.name)
@@ -92,19 +108,23 @@ class Reduction:
         if not places:
             return
         parts = []
+        weights = []
         for (_, core, item), own in zip(places, self._own[name], strict=True):
-            semi = list(self._semi_joins(table, core, item, made))
+            semi, through = self._semi_joins(table, core, item, made)
             parts.append([*(f"({text})" for text in own), *semi])
+            weights.append((_EQUALITY if any(map(_is_equality, own)) else 1.0) * through)
         if all(parts):
             made.condition = any_of([" AND ".join(part) for part in parts])
             if made.uses or any(len(p) > len(o) for p, o in zip(parts, self._own[name], strict=True)):
-                made.rows *= _SELECTIVITY
+                made.rows *= SELECTIVITY
+            made.weight = min(weights)
         else:
             made.uses.clear()
 
-    def _semi_joins(self, table: Table, core: Core, item: Item, made: Needed) -> list[str]:
-        """Return what one mention's joins say of the table's rows."""
-        found = []
+    def _semi_joins(self, table: Table, core: Core, item: Item, made: Needed) -> tuple[list[str], float]:
+        """Return what one mention's joins say of the table's rows, and the weight that this gives them."""
+        found: list[str] = []
+        weight = 1.0
         for edge, on in self._edges:
             mine, other = self._sides(edge, core, item)
             if mine is None or other is None or other.item.name == item.name:
@@ -117,8 +137,10 @@ class Reduction:
                 continue  # what another LEFT JOIN's ON says leaves no row of this table out
             text = self._semi_join(table, mine, other, made)
             if text is not None:
+                if text not in found:
+                    weight *= self.needed[other.item.name].weight
                 found.append(text)
-        return found
+        return found, weight
 
     @staticmethod
     def _sides(edge: Edge, core: Core, item: Item) -> tuple[Mention | None, Mention | None]:
@@ -157,6 +179,16 @@ class Reduction:
                 found.append((left.item.name, right.item.name))
         return found
 
+    def equal_columns(self) -> list[tuple[Place, Place]]:
+        """Return the pairs of columns that are somewhere joined by equality of the values stored."""
+        found = []
+        for edge, _ in self._edges:
+            left, right = edge.left, edge.right
+            found.append(
+                ((left.item.name, fold(left.column.name)), (right.item.name, fold(right.column.name))),
+            )
+        return found
+
     def with_used(self, names: set[str]) -> list[str]:
         """Return these tables and all that their conditions need in the shared database, by folded name."""
         found = set(names)
@@ -174,6 +206,12 @@ class Reduction:
                 self.needed[name].shared = True
         for made in self.needed.values():  # from the smallest: what is used comes before what uses it
             made.level = max((self.needed[name].level + 1 for name in made.uses), default=0)
+
+
+def _is_equality(condition: str) -> bool:
+    """Tell whether a condition is one of those that SQLite holds to leave few rows."""
+    keys = [token.key for token in tokenize(condition).tokens]
+    return sum(key in ("=", "==", "IS") for key in keys) == 1 and not {"AND", "OR", "NOT", "CASE"} & set(keys)
 
 
 def _is_inside(core: Core, outer: Core) -> bool:

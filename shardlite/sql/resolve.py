@@ -9,6 +9,7 @@ from sqlglot import exp
 
 from shardlite.names import fold
 from shardlite.router.table import Column
+from shardlite.sql.cores import known_as
 from shardlite.sql.facts import Schema
 from shardlite.sql.parse import Parsed
 from shardlite.sql.scopes import Equal, Fact, Fixed, Node, Reference, Scope, Scopes
@@ -94,7 +95,7 @@ class _Resolver:
 
     def _reference(self, node: exp.Table, scope: Scope, ctes: frozenset[str], how: str) -> Reference:
         called = node.this.name if isinstance(node.this, exp.Func) else node.name
-        name = fold(called)
+        name = known_as(fold(node.db), fold(called))
         alias = node.alias or called
         reference = Reference(name, fold(alias), alias, scope.number, None, joined=how)
         if isinstance(node.this, exp.Func) or (not node.db and name in ctes):
@@ -127,7 +128,13 @@ class _Resolver:
     # -- facts -----------------------------------------------------------------------------------------------------
 
     def _facts(self, node: Any, scope: Scope, sides: list[tuple[Any, Reference | None, str]]) -> None:
-        scope.merged = any(join.args.get("using") or _natural(join) for join, _, _ in sides)
+        for join, reference, _ in sides:
+            if reference is not None:
+                reference.merged = self._merged(join, reference, scope)
+        # Before a RIGHT or FULL JOIN a column made one of several has the value of any of them.
+        several = any(join.args.get("using") or _natural(join) for join, _, _ in sides)
+        unknown = any(source.table is None for source in scope.sources) or any(how == "other" for _, _, how in sides)
+        scope.merged = several and unknown
         if scope.opaque:
             return
         scope.facts.extend(self._asked_for(node, scope))
@@ -137,6 +144,11 @@ class _Resolver:
             scope.facts.extend(self._conjuncts(where.this, scope, is_null=inner_only))
         # Before a RIGHT or FULL JOIN nothing that an ON says holds for the rows of the result.
         if any(how == "other" for _, _, how in sides):
+            for source in scope.sources:
+                source.joined = "other"
+            join, reference, _ = sides[0]
+            if len(sides) == 1 and reference is not None:
+                reference.matched = tuple(self._join_facts(join, reference, scope))
             return
         for join, reference, how in sides:
             facts = list(self._join_facts(join, reference, scope))
@@ -169,8 +181,22 @@ class _Resolver:
         on = join.args.get("on")
         if on is not None:
             yield from self._conjuncts(on, scope, is_null=False)
-        for name in join.args.get("using") or ():
-            yield from self._using(fold(name.name), reference, scope)
+        for name in sorted(reference.merged) if reference is not None else ():
+            yield from self._using(name, reference, scope)
+
+    @staticmethod
+    def _merged(join: Any, reference: Reference, scope: Scope) -> frozenset[str]:
+        """Return the columns that a join's USING names, or that NATURAL finds on both sides."""
+        if not _natural(join):
+            return frozenset(fold(name.name) for name in join.args.get("using") or ())
+        before = [source.table for source in scope.sources[: scope.sources.index(reference)]]
+        if reference.table is None:
+            return frozenset()
+        return frozenset(
+            name
+            for name in reference.table.by_name
+            if any(table is not None and name in table.by_name for table in before)
+        )
 
     def _using(self, column: str, reference: Reference | None, scope: Scope) -> Iterator[Fact]:
         if reference is None or reference.table is None or column not in reference.table.by_name:
@@ -178,12 +204,12 @@ class _Resolver:
         before = scope.sources[: scope.sources.index(reference)]
         if any(source.table is None for source in before):
             return
-        holders = [source for source in before if source.table is not None and column in source.table.by_name]
-        if len(holders) != 1 or holders[0].table is None:
+        holder = scope.holder(column)
+        if holder is None or holder.table is None or holder not in before:
             return
-        left = Node(scope.number, holders[0].alias, column)
+        left = Node(scope.number, holder.alias, column)
         right = Node(scope.number, reference.alias, column)
-        if _same_comparison(holders[0].table.by_name[column], reference.table.by_name[column]):
+        if _same_comparison(holder.table.by_name[column], reference.table.by_name[column]):
             yield Equal(left, right)
 
     def _conjuncts(self, node: Any, scope: Scope, *, is_null: bool) -> Iterator[Fact]:
@@ -256,10 +282,9 @@ class _Resolver:
         if scope.opaque or scope.merged:
             return None
         holders = [source for source in scope.sources if source.table is not None and name in source.table.by_name]
-        if len(holders) == 1:
-            return _pick(holders[0], name)
         if holders:
-            return None
+            holder = scope.holder(name)
+            return None if holder is None else _pick(holder, name)
         if len(scope.sources) == 1 and (found := _pick(scope.sources[0], name)) is not None:
             return found
         if any(source.table is None for source in scope.sources) or name in _ROWID or name in scope.aliases:
@@ -282,6 +307,8 @@ def _pick(source: Reference, name: str) -> tuple[Node, Column] | None:
 
 def _same_comparison(left: Column, right: Column) -> bool:
     """Equality of the two is that of equal stored values, and carries over from one column to the next."""
+    if not left.typed or not right.typed:
+        return False
     return left.affinity is right.affinity and fold(left.collation) == fold(right.collation)
 
 

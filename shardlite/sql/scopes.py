@@ -53,8 +53,12 @@ class Reference:
     table: Table | None
     view: bool = False
     joined: str = "inner"
-    """``inner``, ``left`` (the right side of a LEFT JOIN) or ``other``."""
+    """``inner``, ``left`` (the right side of a LEFT JOIN) or ``other`` (in a FROM with a RIGHT or FULL JOIN)."""
     on: tuple[Fact, ...] = ()
+    merged: frozenset[str] = frozenset()
+    """Columns that its USING or NATURAL JOIN makes one with those of a source before it."""
+    matched: tuple[Fact, ...] = ()
+    """The right side of a RIGHT or FULL JOIN: what holds for the pairs of rows that match, and for no others."""
 
 
 @dataclass(slots=True)
@@ -68,13 +72,18 @@ class Scope:
     opaque: bool = False
     """Its sources can't be told apart (nested joins, one alias twice): nothing follows from its conditions."""
     merged: bool = False
-    """USING or NATURAL: an unqualified name may stand for several columns."""
+    """USING or NATURAL, and it can't be told what an unqualified name stands for."""
     aliases: frozenset[str] = frozenset()
     """Names given to result columns: a WHERE may mean them."""
 
     def known(self) -> tuple[Fact, ...]:
         """Return the facts that hold in this scope, those of the scopes around it included."""
         return (*(self.parent.known() if self.parent else ()), *self.facts)
+
+    def holder(self, name: str) -> Reference | None:
+        """Return the source whose column an unqualified name means: of columns made one the leftmost counts."""
+        holders = [source for source in self.sources if source.table is not None and name in source.table.by_name]
+        return holders[0] if holders and all(name in other.merged for other in holders[1:]) else None
 
     def find(self, alias: str) -> Reference | None:
         """Return the source that a qualified name means, looking outwards; None where it can't be told."""

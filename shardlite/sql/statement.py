@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from shardlite.errors import Error
 from shardlite.names import fold
 from shardlite.router.table import Column, Table, TableKind
-from shardlite.sql.cores import Core, cores_of
+from shardlite.sql.cores import Core, change_core, cores_of, known_as
+from shardlite.sql.expand import expand, with_names
 from shardlite.sql.facts import Prepared, Schema, StatementKind
-from shardlite.sql.names_in import cte_names
+from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
+from shardlite.sql.names_in import cte_names, stars_matter
 from shardlite.sql.parse import Parsed, parse
-from shardlite.sql.tokens import Text, TokenKind, closing, tokenize
+from shardlite.sql.reduction import Reduction
+from shardlite.sql.tokens import Text, TokenKind, closing, renumbered, tokenize, unnumbered
 
 if TYPE_CHECKING:
     from shardlite.sql.scopes import Scopes
 
 
 UNKNOWN_ROWS = 1_000
+_CHANGES = (StatementKind.UPDATE, StatementKind.DELETE)
 
 
 class Statement:
@@ -43,12 +50,43 @@ class Statement:
         self.text: Text = tokenize(prepared.sql)
         self.staged = staged
         self._prepare = prepare
+        self.memory: dict[str, object] = {}
+        """What rules have found out and may want again, whatever kinds the tables have."""
+        self.whole: Statement = self
+        """The statement as the user wrote it, of which this one is another form or a part."""
 
     def query(self, sql: str) -> Statement | None:
         """Return a query that is a part of it, as a statement that is answered inside a transaction over the shards."""
         if self._prepare is None:
             return None
         return Statement(self._prepare(sql), self.schema, self.columns, self.rows, self._prepare, staged=False)
+
+    def part(
+        self, sql: str, *, stub: str = "", schema: Schema | None = None, columns: Callable[..., tuple[str, ...]]
+    ) -> Statement | None:
+        """Return a query made of its text, whose parameters have their numbers; None where SQLite doesn't take it.
+
+        ``stub`` is a WITH that stands for tables that SQLite doesn't know.
+        """
+        if self._prepare is None:
+            return None
+        try:
+            prepared = self._prepare(stub + sql)
+        except Error:
+            return None
+        made = Statement(
+            replace(prepared, sql=sql), schema or self.schema, columns, self.rows, self._prepare, staged=self.staged
+        )
+        made.text = renumbered(made.text, self.text)
+        made.whole = self.whole
+        return made
+
+    def as_if(self, schema: Schema) -> Statement:
+        """Return the same statement over a schema in which tables are of other kinds."""
+        made = Statement(self.prepared, schema, self.columns, self.rows, self._prepare, staged=self.staged)
+        made.text, made.whole, made.memory = self.text, self.whole, self.memory
+        made.parsed, made.cores, made.named = self.parsed, self.cores, self.named
+        return made
 
     @property
     def sql(self) -> str:
@@ -87,6 +125,96 @@ class Statement:
                 text = tokenize(self.schema.views[name])
                 todo |= {item.name for core in cores_of(text) for item in core.items} - cte_names(text)
         return frozenset(found)
+
+    @cached_property
+    def expanded(self) -> Statement | None:
+        """The query with its views and CTEs written out; None where there are none, or SQLite would run it otherwise.
+
+        A recursive CTE stays what it is, and then all do.
+        """
+        if self.kind is not StatementKind.SELECT or not self.prepared.readonly or self._prepare is None:
+            return None
+        found = expand(self.text, self.schema.views, self.columns)
+        if found is None or (found.repeated and self._may_vary()):
+            return None
+        written = unnumbered(found.sql, self.text)
+        sql: str | None = written
+        if self.names_of(written) != self.names:
+            sql = with_names(written, self.names, self.columns)
+        made = None if sql is None else self.part(sql, columns=self.columns)
+        if made is None or made.views or not self._has_parameters_of(tokenize(made.sql)):
+            return None
+        if sql != written and self.names_of(made.sql) != self.names:
+            return None
+        try:
+            same = self.prepared if found.hinted == self.sql else self._prepare(found.hinted)
+        except Error:
+            return None  # an old SQLite doesn't know the hint
+        return made if made.prepared.program == same.program else None
+
+    def _may_vary(self) -> bool:
+        """Tell whether a function may give something else when it is called once more."""
+        called = self.prepared.functions - AGGREGATES - WINDOWS
+        return not_shardable(called, self.text, self.schema.functions) is not None
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of a query's result columns; empty where they can't be told."""
+        return self.names_of(self.sql)
+
+    def names_of(self, sql: str) -> tuple[str, ...]:
+        """Return a query's column names, also where SQLite refuses the NULLs that stand for its parameters."""
+        text = tokenize(sql)
+        depth, end = 0, len(text.tokens)
+        for position, token in enumerate(text.tokens):
+            depth += (token.key == "(") - (token.key == ")")
+            if token.key == "LIMIT" and depth == 0:
+                end = position
+        return self.columns(sql[: text.tokens[end - 1].end])
+
+    def _has_parameters_of(self, text: Text) -> bool:
+        """Tell whether another text has the same parameters: by name in any order, by number where one has no name."""
+        if self.text.nameless or text.nameless:
+            mine, theirs = ((t.parameter_count, t.names, t.nameless) for t in (self.text, text))
+            return mine == theirs
+        return {name for name, _ in self.text.names} == {name for name, _ in text.names}
+
+    @cached_property
+    def texts(self) -> list[tuple[Text, list[Core]]]:
+        """The statement and the views that it uses, with their SELECTs."""
+        views = [tokenize(self.schema.views[name]) for name in self.views]
+        return [(self.text, self.cores), *((text, cores_of(text)) for text in views)]
+
+    @cached_property
+    def all_names(self) -> frozenset[str | None]:
+        """Everything in its text, and in its views', that may be a name."""
+        return frozenset(token.name for text, _ in self.texts for token in text.tokens)
+
+    @cached_property
+    def has_natural_joins(self) -> bool:
+        """Tell whether columns are compared that no text names."""
+        return any("NATURAL" in text.keywords() for text, _ in self.texts)
+
+    @cached_property
+    def stars_matter(self) -> bool:
+        """Tell whether columns are looked at that no text names: by ``*``, or by ``x IN t``."""
+        return any(stars_matter(text, cores) for text, cores in self.texts)
+
+    @cached_property
+    def reduction(self) -> Reduction:
+        """The rows that a query needs of each of its tables."""
+        schema, texts = self.schema, self.texts
+        behind = {item.name for _, cores in texts[1:] for core in cores for item in core.items}
+        return Reduction(
+            texts,
+            schema.tables,
+            list(self.tables),
+            self.rows,
+            schema.functions.names,
+            closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
+            unshared=frozenset(behind) | _in_main(self.text) if self.staged else frozenset(schema.tables),
+            prefixes=schema.prefixes,
+        )
 
     @cached_property
     def scopes(self) -> Scopes | None:
@@ -130,6 +258,38 @@ class Statement:
         return tuple(sorted(name for name in names if name in self.schema.views))
 
     @cached_property
+    def attached(self) -> tuple[tuple[str, int | None], ...]:
+        """The attached files that it names, in the order of attaching, with their ``schema_version``."""
+        return tuple(pair for pair in self.schema.attached.items() if pair[0] in self.prepared.attached)
+
+    @cached_property
+    def without_automatic_indexes(self) -> bool:
+        """Tell whether it joins rows of the shards where an automatic index of SQLite's could lose matches.
+
+        These take texts of several lengths for different (up to SQLite 3.40), and under RTRIM, or a collation of the
+        user's, they may be equal. Which matches are lost depends on the other rows of the file.
+        """
+        if not self.schema.automatic_indexes_lose or not self.of_kind(TableKind.SHARDED):
+            return False
+        texts = [self.text, *(tokenize(self.schema.views[name]) for name in self.views)]
+        named = {token.name for text in texts for token in text.tokens}
+        # NATURAL compares columns that no text names, and so does x IN t.
+        hidden = any(
+            a.key == "NATURAL" or (a.key == "IN" and b.key != "(") for t in texts for a, b in pairwise(t.tokens)
+        )
+        said = {b.name or "" for t in texts for a, b in pairwise(t.tokens) if a.key == "COLLATE"}
+        said |= {fold(c.collation) for t in self.tables for c in t.columns if hidden or fold(c.name) in named}
+        if said <= {"binary", "nocase"}:
+            return False
+        cores = [core for text in texts for core in cores_of(text)]
+        if self.kind in _CHANGES:
+            change = change_core(self.text)
+            if change is None:
+                return True
+            cores.append(change)
+        return sum(len(core.items) for core in cores) > 1 or (self.mentions("SELECT") and not self.cores)
+
+    @cached_property
     def triggers(self) -> tuple[str, ...]:
         """Triggers that it fires and that touch a table."""
         names = {access.via for access in self.prepared.reads | self.prepared.writes}
@@ -168,7 +328,7 @@ class Statement:
         if tokens[position].key == "OR":
             position += 2
         if position + 2 < len(tokens) and tokens[position + 1].key == ".":
-            position += 2
+            return known_as(tokens[position].name or "", tokens[position + 2].name or "")
         return tokens[position].name if position < len(tokens) else None
 
     @cached_property
@@ -181,3 +341,13 @@ class Statement:
     def mentions(self, word: str) -> bool:
         """Tell whether an unquoted word (upper case) stands in it."""
         return any(token.kind is TokenKind.WORD and token.key == word for token in self.text.tokens)
+
+
+def _in_main(text: Text) -> frozenset[str]:
+    """Return the tables that the text names together with their schema."""
+    tokens = text.tokens
+    return frozenset(
+        tokens[position + 2].name or ""
+        for position in range(len(tokens) - 2)
+        if tokens[position].name in ("main", "temp") and tokens[position + 1].key == "."
+    )

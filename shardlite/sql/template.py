@@ -8,9 +8,14 @@ from functools import lru_cache, partial
 from typing import Protocol
 
 from shardlite.errors import NotSupportedError
+from shardlite.sql.order import SortTerm
 from shardlite.sql.pins import Bound, Pin, Point, Values
-from shardlite.sql.plan import LayoutView, Move, Parameters, Plan, PlanKind, Program
-from shardlite.sql.tokens import Text, tokenize
+from shardlite.sql.plan import LayoutView, Merge, Move, Parameters, Plan, PlanKind, Program, Route
+from shardlite.sql.tokens import Constant, Text, tokenize
+
+LARGE_LIMIT = 50_000
+"""LIMIT and OFFSET together up to which each shard is told where to stop. SQLite keeps the first rows of such a
+query in a tree, which costs more than to sort all rows and to read some, where the first are many."""
 
 
 class Template(Protocol):
@@ -83,6 +88,9 @@ class FannedOut:
 
     def over(self, shards: tuple[int, ...], parameters: Parameters) -> Plan:
         """Return the plan that runs on these shards."""
+        if self.text.names and not self.text.nameless:
+            # In a text that was put together anew the names may come in another order.
+            parameters = parameters_for(self.sql, self.text, parameters)
         return Plan(
             PlanKind.FAN_OUT,
             self.sql,
@@ -192,12 +200,28 @@ class Source:
     """The stage at which it goes to the shared database; None: it goes to the coordinator's own."""
     whole: str = ""
     """``sql`` without a condition that depends on parameters; "" where it has none."""
+    weight: float = 1.0
+    """In the shared database: for how many rows of the table each stands, to SQLite's planner."""
+    route: Route | None = None
+    """Each row goes to the shard that owns its key, not to all."""
 
     def bind(self, text: Text, values: Values, parameters: Parameters, layout: LayoutView) -> Move:
         """Return the move for these parameters."""
         shards = _shards(self.pins, values, layout) if self.everywhere else (0,)
         given = parameters_for(self.sql, text, parameters)
-        return Move(self.into, self.create, self.insert, self.width, self.sql, given, shards, self.indexes, self.whole)
+        return Move(
+            self.into,
+            self.create,
+            self.insert,
+            self.width,
+            self.sql,
+            given,
+            shards,
+            self.indexes,
+            self.whole,
+            self.weight,
+            self.route,
+        )
 
 
 def stages_of(bound: Sequence[tuple[int | None, Move]]) -> tuple[tuple[Move, ...], ...]:
@@ -238,6 +262,7 @@ class Gathered:
     tables: tuple[str, ...]
     written: tuple[str, ...] = ()
     past: bool = False
+    attached: tuple[tuple[str, int | None], ...] = ()
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
@@ -261,6 +286,7 @@ class Gathered:
                 self.written,
                 stages_of(bound),
                 self.past,
+                self.attached,
             ),
         )
 
@@ -302,6 +328,43 @@ class WithFallback:
 
 
 @dataclass(frozen=True, slots=True)
+class Merged:
+    """A query of which each shard gives its rows sorted, to be merged as they are read."""
+
+    sql: str
+    limit_sql: str
+    """`` LIMIT ...`` to stand after it, or nothing."""
+    pins: tuple[Pin, ...]
+    columns: tuple[str, ...]
+    terms: tuple[SortTerm, ...]
+    words: str
+    amounts: tuple[Constant, ...]
+    """LIMIT and OFFSET, as far as the text has them."""
+
+    def bind(self, whole: PushedDown, values: Values, parameters: Parameters, layout: LayoutView) -> Plan | None:
+        """Return the plan; None where only SQLite can tell what LIMIT says: the parameter is no int."""
+        given = [values.of(amount) for amount in self.amounts]
+        if not all(type(value) is int for value in given):
+            return None
+        limit, offset = (*given, None, None)[:2]
+        some = limit is not None and limit >= 0 and limit + max(offset or 0, 0) <= LARGE_LIMIT
+        sql = self.sql + self.limit_sql if some else self.sql
+        return Plan(
+            PlanKind.FAN_OUT,
+            sql,
+            parameters_for(sql, whole.text, parameters),
+            _shards(self.pins, values, layout),
+            True,
+            "each shard sorts its rows and the sorted are merged as they are read",
+            whole.tables,
+            returns_rows=True,
+            merge=Merge(
+                self.columns, self.terms, self.words, limit, offset, partial(whole.gathered, parameters, layout)
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class PushedDown:
     """A query that each shard answers for its own rows (``part``) and the coordinator puts together by ``sql``.
 
@@ -317,16 +380,28 @@ class PushedDown:
     otherwise: Gathered | None
     shared: tuple[Source, ...] = ()
     """What the shards have to see of other tables."""
+    rows_sent: float = 0.0
+    """An estimate."""
+    merged: Merged | None = None
+    """How the rows come without a table of the coordinator's."""
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        plan = None
+        if self.merged is not None and not self.shared:
+            plan = self.merged.bind(self, Values(self.text, parameters), parameters, layout)
+        return self.gathered(parameters, layout) if plan is None or len(plan.shards) == 1 else plan
+
+    def gathered(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        """Return the plan that puts the shards' parts together at the coordinator, where there are several."""
         values = Values(self.text, parameters)
         move = self.part.bind(self.text, values, parameters, layout)
         if len(move.shards) == 1 and not self.shared:
             whole = FannedOut(self.text.sql, False, "all its rows are on one shard", self.tables, self.text)
             return whole.over(move.shards, parameters)
         bound = [(one.level, one.bind(self.text, values, parameters, layout)) for one in self.shared]
+        kind = PlanKind.BROADCAST if bound else PlanKind.PUSH_DOWN
         return Plan(
-            PlanKind.BROADCAST if bound else PlanKind.PUSH_DOWN,
+            PlanKind.REPARTITION if any(sent.route is not None for _, sent in bound) else kind,
             self.sql,
             parameters,
             tuple(sorted({*move.shards, *(shard for _, sent in bound for shard in sent.shards)})),

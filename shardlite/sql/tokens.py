@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from shardlite.names import fold, unfold
 
@@ -56,11 +57,13 @@ class TokenKind(StrEnum):
     """What SQLite refuses as "unrecognized token"."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: a statement has hundreds of these, and the __init__ of a frozen class takes three times as long.
+@dataclass(unsafe_hash=True, slots=True)
 class Token:
-    """One token. ``key`` is the upper-cased text of a word, the text itself of an operator, else "".
+    """One token, which nobody changes. ``key`` is a word in upper case, the text itself of an operator, else "".
 
     ``text`` is ``sql[start:end]``, quotes and all. ``index`` is a parameter's number as SQLite counts (from 1), else 0.
+    ``name`` is the identifier that the token may be (a string may), unquoted and folded, else None.
     """
 
     kind: TokenKind
@@ -69,6 +72,7 @@ class Token:
     end: int
     key: str
     index: int = 0
+    name: str | None = None
 
     @property
     def value(self) -> str:
@@ -83,13 +87,6 @@ class Token:
     def identifier(self) -> str:
         """The identifier that the token is, unquoted, else "". (SQLite also takes a string for one in some places.)"""
         return self.value if self.kind is TokenKind.WORD or self.kind is TokenKind.QUOTED else ""
-
-    @property
-    def name(self) -> str | None:
-        """The identifier that the token may be (a string may), unquoted and folded, else None."""
-        if self.kind is TokenKind.STRING:
-            return fold(self.value)
-        return fold(self.identifier) if self.kind is TokenKind.WORD or self.kind is TokenKind.QUOTED else None
 
     def is_word(self, *wanted: str) -> bool:
         """Tell whether the token is one of these words (in upper case), unquoted."""
@@ -117,26 +114,33 @@ class Text:
         return frozenset(token.key for token in self.tokens if token.kind is TokenKind.WORD)
 
 
+_KINDS: dict[str | None, TokenKind] = {"unknown": TokenKind.ILLEGAL, **{kind.value: kind for kind in TokenKind}}
+"""What each group of ``_TOKEN`` is; space is nothing."""
+
+
 def scan(sql: str) -> list[Token]:
     """Cut a text into all its tokens, comments among them, and number its parameters as SQLite does."""
     tokens: list[Token] = []
     named: dict[str, int] = {}
     largest = 0
     for match in _TOKEN.finditer(sql):
-        group = match.lastgroup
-        if group == "space" or group is None:
+        kind = _KINDS.get(match.lastgroup)
+        if kind is None:
             continue
         text = match.group()
-        index = 0
-        if group == "parameter":
+        if kind is TokenKind.WORD:
+            tokens.append(Token(kind, text, match.start(), match.end(), unfold(text), 0, fold(text)))
+            continue
+        token = Token(kind, text, match.start(), match.end(), text if kind is TokenKind.OPERATOR else "")
+        if kind is TokenKind.PARAMETER:
             if text[0] == "?":
-                index = _number_of_parameter(text) if len(text) > 1 else largest + 1
+                token.index = _number_of_parameter(text) if len(text) > 1 else largest + 1
             else:
-                index = named.setdefault(text, largest + 1)
-            largest = max(largest, index)
-        key = unfold(text) if group == "word" else text if group == "operator" else ""
-        kind = TokenKind.ILLEGAL if group == "unknown" else TokenKind(group)
-        tokens.append(Token(kind, text, match.start(), match.end(), key, index))
+                token.index = named.setdefault(text, largest + 1)
+            largest = max(largest, token.index)
+        elif kind is TokenKind.QUOTED or kind is TokenKind.STRING:
+            token.name = fold(token.value)
+        tokens.append(token)
     return tokens
 
 
@@ -158,6 +162,10 @@ def first_words(sql: str, count: int = 4) -> tuple[str, ...]:
 
 def tokenize(sql: str) -> Text:
     """Cut a statement into tokens without the comments. A ``;`` before or behind it is left out."""
+    return _remembered(sql) if len(sql) <= _LONGEST_REMEMBERED else _tokenize(sql)
+
+
+def _tokenize(sql: str) -> Text:
     tokens = tokens_of(sql)
     while tokens and tokens[-1].key == ";":
         tokens.pop()
@@ -170,6 +178,58 @@ def tokenize(sql: str) -> Text:
         names=_names(tokens),
         nameless=any(token.text[0] == "?" for token in tokens if token.kind is TokenKind.PARAMETER),
     )
+
+
+_LONGEST_REMEMBERED = 4096
+"""Characters. While a statement is planned its pieces are looked at from many sides; those of a large one are few."""
+_remembered = lru_cache(maxsize=256)(_tokenize)
+
+
+def numbered(text: Text, first: int = 0, last: int | None = None) -> str:
+    """Return the text of some tokens (all of them), each ``?`` with its number, so that it may be moved."""
+    last = len(text.tokens) if last is None else last
+    if first >= last:
+        return ""
+    parts, at = [], text.tokens[first].start
+    for token in text.tokens[first:last]:
+        if token.kind is TokenKind.PARAMETER and token.text[:1] == "?":
+            parts += [text.sql[at : token.start], f"?{token.index}"]
+            at = token.end
+    parts.append(text.sql[at : text.tokens[last - 1].end])
+    return "".join(parts)
+
+
+def unnumbered(sql: str, whole: Text) -> str:
+    """Take the numbers off where ``whole`` has ``?`` and counting gives the same: they would show in column names."""
+    written: dict[int, set[str]] = {}
+    for token in whole.tokens:
+        if token.index:
+            written.setdefault(token.index, set()).add(token.text)
+    edits, largest = [], 0
+    for token in tokens_of(sql):
+        if token.index and token.text[0] == "?" and token.index == largest + 1 and written.get(token.index) == {"?"}:
+            edits.append((token.start, token.end, "?"))
+        largest = max(largest, token.index)
+    return spliced(sql, edits)
+
+
+def renumbered(text: Text, whole: Text) -> Text:
+    """Give the named parameters of a part of a statement the numbers that they have in the whole."""
+    if not whole.names:
+        return text
+    known = {token.text: token.index for token in whole.tokens if token.index}
+    tokens = tuple(
+        replace(token, index=known[token.text]) if token.index and token.text in known else token
+        for token in text.tokens
+    )
+    return replace(text, tokens=tokens, names=_names(tokens), parameter_count=whole.parameter_count)
+
+
+def spliced(sql: str, edits: Iterable[tuple[int, int, str]]) -> str:
+    """Put texts in the places of others; each edit gives the offsets and what stands there then."""
+    for start, end, text in sorted(edits, reverse=True):
+        sql = sql[:start] + text + sql[end:]
+    return sql
 
 
 def _names(tokens: Iterable[Token]) -> tuple[tuple[str, int], ...]:

@@ -11,7 +11,7 @@ A trigger on a reference table runs once on every copy, so it must also do the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from shardlite.router.table import ROWID_NAMES, Table, TableKind
 from shardlite.sql.copies import may_take_defaults, shifts, why_copies_differ
 from shardlite.sql.functions import NO_FUNCTIONS, UserFunctions
 from shardlite.sql.shard_schema import unseen_uniqueness
-from shardlite.sql.tokens import TokenKind, tokenize, tokens_of
+from shardlite.sql.tokens import Token, TokenKind, tokenize, tokens_of
 
 if TYPE_CHECKING:  # it takes a third of a second to import: each function that needs it does that
     from sqlglot import exp
@@ -70,6 +70,18 @@ def read_trigger(name: str, table: str, sql: str) -> Trigger:
                 statements.append(sql[tokens[first].start : tokens[i - 1].end])
             first = i + 1
     return Trigger(name, table, tuple(statements), said)
+
+
+def table_at(tokens: Sequence[Token]) -> int:
+    """Return the position of the name of the table or view that a CREATE TRIGGER's tokens stand on."""
+    at = next((i for i, token in enumerate(tokens) if token.key == "ON"), 0) + 1
+    return at + 2 if at + 2 < len(tokens) and tokens[at + 1].key == "." else at
+
+
+def trigger_target(sql: str) -> str:
+    """Return the folded name of the table or view that a trigger stands on."""
+    tokens = tokenize(sql).tokens
+    return tokens[table_at(tokens)].name or ""
 
 
 def written_tables(trigger: Trigger) -> frozenset[str]:

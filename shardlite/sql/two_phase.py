@@ -84,7 +84,7 @@ class TwoPhase:
         if group or self._refined:
             sql += f" GROUP BY {', '.join(dict.fromkeys((*group, *self._refined)))}"
         create = f"CREATE TABLE {PART}({', '.join(self._declared)})"
-        return Texts(sql, "", create, final, select.limit_text, len(self._columns), self._sums)
+        return Texts(sql, "", create, final, select.limit_text, len(self._columns), may_overflow=self._sums)
 
     def _outputs(self) -> list[tuple[Output, str]]:
         return list(zip(self._select.outputs, self._names, strict=True))

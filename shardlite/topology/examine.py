@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -67,7 +66,7 @@ def examine(
         num_shards=num_shards,
         encoding=schema.encoding,
         tables=tuple(_choice(table, placed, rows[name]) for name, table in placed.items()),
-        warnings=tuple(_warnings(schema, placed)),
+        warnings=tuple(_warnings(placed)),
     )
     return Examined(schema, placed, shadows, rows, version, plan)
 
@@ -150,36 +149,12 @@ def _contents(schema: SourceSchema) -> dict[str, str]:
     return found
 
 
-def _warnings(schema: SourceSchema, placed: Mapping[str, Table]) -> list[str]:
-    hidden = [
+def _warnings(placed: Mapping[str, Table]) -> list[str]:
+    return [
         f"{table.name}: columns hide every name of its rowid, so the rowids of its rows are not kept"
         for table in placed.values()
         if table.rowid_name is None and not table.without_rowid and not table.virtual
     ]
-    return _mixed_views(schema, placed) + hidden
-
-
-def _mixed_views(schema: SourceSchema, placed: Mapping[str, Table]) -> list[str]:
-    """Warn of views that read virtual tables beside sharded ones: statements can do that, but not through a view."""
-    sharded = _readers(schema, {table.name for table in placed.values() if table.sharded})
-    virtual = _readers(schema, {table.name for table in placed.values() if table.virtual})
-    return [
-        f"The view {item.name} reads a virtual table beside sharded ones: it is kept, but a statement that names it is "
-        "refused; write its query out instead"
-        for item in schema.of_type("view")
-        if item.name in sharded and item.name in virtual
-    ]
-
-
-def _readers(schema: SourceSchema, tables: set[str]) -> set[str]:
-    """Return the names of the views that name one of the tables, or another such view; the tables' names too."""
-    found = set(tables)
-    for _ in schema.of_type("view"):  # a view may name one that was made after it
-        names = "|".join(re.escape(name) for name in found)
-        for item in schema.of_type("view"):
-            if names and re.search(rf"(?<!\w)({names})(?!\w)", item.sql or "", re.I):
-                found.add(item.name)
-    return found
 
 
 def _choice(table: Table, placed: Mapping[str, Table], rows: int) -> TableChoice:

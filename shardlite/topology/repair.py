@@ -16,6 +16,7 @@ from shardlite.driver import sqlite3
 from shardlite.execute.database import Database
 from shardlite.execute.files import shard_path
 from shardlite.execute.state import key_store_of
+from shardlite.execute.triggers_off import triggers_off
 from shardlite.names import fold, is_reserved, quote
 from shardlite.router.table import Table
 from shardlite.sql.shard_schema import identity_columns
@@ -184,11 +185,8 @@ class Repair:
                     (table.name,),
                 ).fetchall()
                 triggers = [(name, sql) for name, sql in triggers if not is_reserved(name)]
-                for name, _sql in triggers:
-                    conn.execute(f"DROP TRIGGER main.{quote(name)}")
-                yield conn
-                for _name, sql in triggers:
-                    conn.execute(sql)
+                with triggers_off(conn.execute, triggers):
+                    yield conn
                 conn.execute("COMMIT")
             except BaseException:
                 if conn.in_transaction:

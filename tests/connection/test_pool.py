@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from open_files import open_files_under
 
 from shardlite.connection import ConnectionPool, PoolClosedError, PoolExhaustedError, get_db_connection
 from shardlite.connection.busy import is_busy, retry_busy
@@ -48,22 +49,8 @@ class Clock:
 def path(tmp_path: Path) -> Iterator[str]:
     """A path for a database; afterwards nothing of it may be open."""
     yield str(tmp_path / "app.db")
-    assert not open_descriptors(tmp_path)
+    assert not open_files_under(tmp_path)
     assert not [name for name in os.listdir(tmp_path) if name.endswith(("-wal", "-shm"))]
-
-
-def open_descriptors(directory: Path) -> list[str]:
-    if not os.path.isdir("/proc/self/fd"):
-        return []
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            continue
-        if target.startswith(str(directory)):
-            found.append(target)
-    return found
 
 
 @pytest.fixture
@@ -990,7 +977,7 @@ def test_last_release_and_close_leave_nothing(make: Make, path: str, tmp_path: P
     assert os.path.exists(path + "-wal")
     pool.close_all()
     assert sorted(os.listdir(tmp_path)) == ["app.db"]
-    assert not open_descriptors(tmp_path)
+    assert not open_files_under(tmp_path)
 
 
 def test_no_reference_cycle(path: str) -> None:

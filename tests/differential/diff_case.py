@@ -71,6 +71,8 @@ class Statement:
     scale: str | None = None
     change: bool = False
     shape: str = ""
+    varies: bool = True
+    """What is known of it holds for other values of its parameters too."""
 
     def to_json(self) -> Any:
         made: dict[str, Any] = {"sql": self.sql}

@@ -37,16 +37,19 @@ class Changes:
             try:
                 if pick < 0.42:
                     text = self._insert()
-                elif pick < 0.76:
+                elif pick < 0.74:
                     text = self._update()
-                elif pick < 0.94:
+                elif pick < 0.88:
                     text = self._delete()
+                elif pick < 0.95:
+                    text = self._with()
                 else:
                     return Statement("SELECT changes()", order="total", shape="changes()")
             except Skip:
                 continue
             sql, parameters = self.values.bind(text)
-            return Statement(sql, parameters, change=True, shape=text.split()[0])
+            varies = not self.selects.learned_from_values
+            return Statement(sql, parameters, change=True, shape=text.split()[0], varies=varies)
 
     def _table(self) -> Table:
         return self.r.choice(self.tables)
@@ -156,7 +159,8 @@ class Changes:
         for _ in range(r.randint(1, 3)):
             column = r.choice(source.columns).ref
             # An id that was generated is compared as a number.
-            last = f"{column} || '!' AS x" if column != "id" else column
+            drawn = column == "id" or (table.integer_key and column in table.primary_key)
+            last = column if drawn else f"{column} || '!' AS x"
             listed.append(r.choice((column, column, f"typeof({column})", last)))
         if not table.without_rowid and r.random() < 0.3:
             listed.append("rowid")
@@ -207,6 +211,36 @@ class Changes:
             return text + self._returning(table, table.name)
         return text + self._returning(table, table.name) + self._limited(table)
 
+    def _with(self) -> str:
+        """WITH before a change that looks into it."""
+        r = self.r
+        table = self._table()
+        source = self._source(table, table.name)
+        inner = r.choice(self.selects.tables).aliased("q")
+        name = r.choice(("c", "c", r.choice(self.selects.tables).table))
+        if name == table.name or name == inner.table:
+            name = "c"
+        where = f" WHERE {self.expressions.predicate([inner], 1)}" if r.random() < 0.7 else ""
+        a = r.choice(inner.columns).expr
+        text = f"WITH {name} (a, n) AS (SELECT {a.sql}, count(*) FROM {inner.table} q{where} GROUP BY 1)"
+        if r.random() < 0.2:
+            columns = r.sample(table.stored, 1) if not any(c.not_null for c in table.stored) else table.stored
+            listed = ", ".join(c.ref for c in columns)
+            values = ", ".join("a" if r.random() < 0.5 else "n" for _ in columns)
+            conflict = r.choice(("", "OR IGNORE ", "OR REPLACE "))
+            return f"{text} INSERT {conflict}INTO {table.name} ({listed}) SELECT {values} FROM {name} ORDER BY 1, 2"
+        found = f"{r.choice(source.columns).expr.sql} {r.choice(('IN', 'IN', 'NOT IN'))} (SELECT a FROM {name})"
+        if r.random() < 0.5:
+            found = f"({found}) AND {self.expressions.predicate([source], 1)}"
+        if r.random() < 0.4:
+            return f"{text} DELETE FROM {table.name} WHERE {found}{self._returning(table, table.name)}"
+        column = r.choice([c for c in table.stored if c.name not in table.primary_key] or table.stored)
+        value = r.choice((self._field(table, column), f"(SELECT count(*) FROM {name} WHERE a = {a.sql[2:]})"))
+        value = self._field(table, column) if "SELECT" in value and a.sql[2:] not in by_name(table) else value
+        conflict = r.choice(CONFLICTS)
+        text = f"{text} UPDATE {conflict}{table.name} SET {column.ref} = {value} WHERE {found}"
+        return text + self._returning(table, table.name)
+
     def _new_value(self, table: Table, column: Column, scope: Sequence[Source]) -> str:
         r = self.r
         pick = r.random()
@@ -252,6 +286,11 @@ class Changes:
             return ""
         keys = ", ".join(key for key in source.key)
         return f" ORDER BY {keys}{r.choice(('', ' DESC'))} LIMIT {r.randint(1, 4)}" if keys else ""
+
+
+def by_name(table: Table) -> set[str]:
+    """Return the names of a table's columns, as they stand in a text."""
+    return {column.ref for column in table.columns}
 
 
 def _partner_columns() -> list[Any]:

@@ -34,7 +34,8 @@ class Selects(Windows):
         scale = None
         if any(mode == "approx" for mode in query.modes):
             scale = self.values.bind(APPROX.sub(r"\2", query.sql), style)[0]
-        return Statement(main, parameters, query.order, query.modes, scale, shape=query.shape)
+        varies = not self.learned_from_values
+        return Statement(main, parameters, query.order, query.modes, scale, shape=query.shape, varies=varies)
 
     def _bad(self) -> Statement:
         """A statement with one mistake."""
@@ -68,13 +69,13 @@ class Selects(Windows):
 
     def _with_ctes(self, make: Callable[[], Query]) -> Query:
         r = self.r
-        if self.simple or r.random() > 0.3:
+        if r.random() > (0.15 if self.simple else 0.35):
             return make()
         parts = []
         recursive = False
         for _ in range(r.choice((1, 1, 2))):
             name = self._alias("c")
-            if r.random() < 0.3:
+            if not self.simple and r.random() < 0.3:
                 recursive = True
                 query = self._recursive(name)
             else:
@@ -254,8 +255,11 @@ class Selects(Windows):
                 alias = self._alias()
                 condition = ""
                 if r.random() < 0.5:
-                    column = r.choice(inner.aliased(alias).columns)
-                    condition = f" WHERE {column.expr.sql} = {r.choice(groups).sql}"
+                    column, group = r.choice(inner.aliased(alias).columns).expr, r.choice(groups)
+                    condition = f" WHERE {column.sql} = {group.sql}"
+                    if column.affinity != group.affinity:
+                        # One file gives the group's value as what its look-up in an index made of it: 2 for '2'.
+                        condition = f" WHERE quote({column.sql}) = quote({group.sql})"
                 return (
                     f"{expr.sql} {r.choice(('>', '<=', '<>'))} (SELECT count(*) FROM {inner.table} {alias}{condition})"
                 )

@@ -37,19 +37,19 @@ def numbers(text: str) -> list[int]:
     return found
 
 
-def fuzz_one(job: tuple[int, list[int], int, int]) -> tuple[int, Tally | str]:
+def fuzz_one(job: tuple[int, list[int], int, int, int]) -> tuple[int, Tally | str]:
     """Run one seed; an error of the test itself comes back as text."""
     warnings.simplefilter("ignore", WalResetBugWarning)
-    seed, counts, selects, changes = job
+    seed, counts, selects, changes, variants = job
     try:
-        return seed, Fuzz(seed, counts, selects=selects, changes=changes).run()
+        return seed, Fuzz(seed, counts, selects=selects, changes=changes, variants=variants).run()
     except Exception:
         import traceback
 
         return seed, traceback.format_exc()
 
 
-def outcomes(jobs: list[tuple[int, list[int], int, int]], processes: int) -> Iterator[tuple[int, Tally | str]]:
+def outcomes(jobs: list[tuple[int, list[int], int, int, int]], processes: int) -> Iterator[tuple[int, Tally | str]]:
     if processes == 1:
         yield from map(fuzz_one, jobs)
         return
@@ -70,7 +70,8 @@ def report(tally: Tally) -> str:
     rate = tally.statements / tally.seconds if tally.seconds else 0
     refused = sum(tally.refused.values())
     lines = [
-        f"{tally.selects} SELECTs and {tally.changes} changes in {tally.seconds:.1f} s ({rate:.0f} a second), "
+        f"{tally.selects} SELECTs and {tally.changes} changes ({tally.texts} texts) in {tally.seconds:.1f} s "
+        f"({rate:.0f} a second), "
         f"{tally.failures} fail on one file and on the shards alike, {refused} refused, {len(tally.found)} differences"
     ]
     if refused:
@@ -87,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rotate", action="store_true", help="one shard count for each seed, in turn, instead of all")
     parser.add_argument("--select-statements", type=int, default=100, help="SELECTs of a schema (default 100)")
     parser.add_argument("--change-statements", type=int, default=25, help="writing statements of a schema (default 25)")
+    parser.add_argument("--variants", type=int, default=2, help="runs of a text with other parameters (default 2)")
     parser.add_argument("--time-limit", type=float, default=0, help="seconds; 0 is none")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--max-refused", type=int, default=-1, help="fail above this; -1 (default): never")
@@ -103,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     jobs = []
     for place, seed in enumerate(options.seeds):
         counts = [options.shards[place % len(options.shards)]] if options.rotate else options.shards
-        jobs.append((seed, counts, options.select_statements, options.change_statements))
+        jobs.append((seed, counts, options.select_statements, options.change_statements, options.variants))
     total, broken, passed_over = Tally(), 0, 0
     for seed, tally in outcomes(jobs, options.processes):
         if isinstance(tally, str):

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 from diff_from import Skip
 from diff_fuzz import Fuzz
-from diff_select import Selects
+from diff_rare import RareSelects
 from diff_world import World
 
 from shardlite.driver import sqlite3
@@ -79,7 +79,7 @@ def check_seed(seed: int, num_shards: int, queries: int = 25) -> Counter[str]:
         fuzz._prepare(world)
         tables = fuzz._sources(world)
         r = Random(seed)
-        selects = Selects(r, world.plain, tables, fuzz.views)
+        selects = RareSelects(r, world.plain, tables, fuzz.views)
         for _ in range(queries):
             selects._begin()
             selects.values.allowed = False

@@ -32,7 +32,7 @@ def test_seeds() -> None:
     deadline = time.monotonic() + SHORT_S
     seed = 0
     while seed < 4 or time.monotonic() < deadline:
-        total.add(Fuzz(seed, [SHARD_COUNTS[seed % 4]], selects=40, changes=15).run())
+        total.add(Fuzz(seed, [SHARD_COUNTS[seed % 4]], selects=30, changes=12, variants=1).run())
         seed += 1
     fail_on(total)
     assert total.selects > 100
@@ -53,8 +53,9 @@ def test_many_seeds() -> None:
     total = Tally()
     seed = 10_000
     while total.selects < SELECTS or total.changes < CHANGES:
-        wanted = (100 if total.selects < SELECTS else 0, 30 if total.changes < CHANGES else 0)
-        total.add(Fuzz(seed, [SHARD_COUNTS[seed % 4]], selects=wanted[0], changes=wanted[1]).run())
+        wanted = (120 if total.selects < SELECTS else 0, 40 if total.changes < CHANGES else 0)
+        counts = [SHARD_COUNTS[seed % 4]]
+        total.add(Fuzz(seed, counts, selects=wanted[0], changes=wanted[1], variants=2).run())
         fail_on(total)
         seed += 1
     print(report(total))
@@ -77,7 +78,7 @@ CASE = Case((TABLE, Rows("t", ("id", "v"), tuple((n, f"v{n}") for n in range(1, 
 
 
 def test_a_seed_makes_the_same_statements_again() -> None:
-    first, second = (Fuzz(3, [1], selects=25, changes=10).run() for _ in range(2))
+    first, second = (Fuzz(3, [1], selects=25, changes=10, variants=1).run() for _ in range(2))
     assert first.shapes == second.shapes
     assert first.examples == second.examples
 

@@ -20,7 +20,7 @@ import pytest
 from shardlite import ShardManager
 from shardlite.connection.connection import Connection
 from shardlite.driver import sqlite3
-from shardlite.errors import OperationalError, ProgrammingError
+from shardlite.errors import InterfaceError, OperationalError, ProgrammingError
 from shardlite.execute import exchange
 
 GATHER = "SELECT count(*), sum(u.a) FROM t JOIN t u ON u.b = t.b AND u.a >= t.a"
@@ -97,7 +97,7 @@ def test_a_step_fails(
     assert reached, "no query takes this step"
 
 
-@pytest.mark.parametrize("sql", [GATHER, TWO_MOVES, LARGE, "SELECT * FROM t ORDER BY b, id", SHARING])
+@pytest.mark.parametrize("sql", [GATHER, TWO_MOVES, LARGE, "SELECT DISTINCT b, a FROM t", SHARING])
 def test_more_than_the_exchange_holds_comes_through_python(
     wide: ShardManager, require_clean: Callable[[], None], monkeypatch: pytest.MonkeyPatch, sql: str
 ) -> None:
@@ -113,8 +113,7 @@ def test_more_than_the_exchange_holds_comes_through_python(
 
     monkeypatch.setattr(exchange.Answer, "close", noting)
     assert wide.execute(sql).fetchall() == expected
-    if "ORDER BY b" not in sql:
-        assert any(streamed)
+    assert any(streamed)
     require_clean()
 
 
@@ -203,23 +202,63 @@ SPILLING = """
 import os, sys
 sys.path[:0] = {path!r}
 from shardlite import ShardManager
+from shardlite.execute.coordinator import Coordinator
+
+def stop():
+    links = ["/proc/self/fd/" + fd for fd in os.listdir("/proc/self/fd")]
+    spilled = [os.readlink(link) for link in links if os.path.islink(link)]
+    print(sum(name.startswith({temporary!r}) for name in spilled), flush=True)
+    sys.stdin.read()
+
+def stopping(name, begins, nth=1):
+    call, met = getattr(Coordinator, name), []
+    def stops(self, *given):
+        done = call(self, *given)
+        met.extend([1] if str(given[0]).startswith(begins) else [])
+        if len(met) == nth:
+            stop()
+        return done
+    setattr(Coordinator, name, stops)
+
+{hook}
 manager = ShardManager(db_dir={directory!r})
-rows = iter(manager.execute("SELECT t.id, t.b || u.b || zeroblob(100) FROM t JOIN t u ON u.a = t.a ORDER BY 2"))
-next(rows)
-links = [f"/proc/self/fd/{{fd}}" for fd in os.listdir("/proc/self/fd")]
-print(sum({temporary!r} in os.readlink(link) for link in links if os.path.islink(link)), flush=True)
-sys.stdin.read()
+rows = iter(manager.execute({sql!r}))
+next(rows, None)
+stop()
 """
+WIDE = "hex(zeroblob(1500))"
+CRASHES = {
+    "the rows of a gather are read": (
+        "",
+        LARGE.replace("u.a", f"t.b || u.b || {WIDE}").replace("t.id,", "t.a,") + ", 2",
+    ),
+    "a gather is half there": (
+        "stopping('_take', '', 3)",
+        "SELECT max(t.id), max(u.b) FROM broad t JOIN broad u ON u.b = t.b",
+    ),
+    "a push-down": ("", f"SELECT DISTINCT b, {WIDE} FROM t ORDER BY b"),
+    "a push-down through Python": (
+        "",
+        f"SELECT DISTINCT b, {WIDE} || {WIDE} || {WIDE} || {WIDE} || {WIDE} FROM t ORDER BY b",
+    ),
+    "shards that sort": ("", f"SELECT b, {WIDE} FROM t ORDER BY a, b"),
+    "an insert of a query": ("stopping('first', '')", f"INSERT INTO w(b) SELECT b || {WIDE} FROM t"),
+    "a gather and write": ("stopping('run', 'UPDATE')", f"UPDATE t SET b = b || {WIDE} || (SELECT max(a) FROM t)"),
+}
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="asks Linux which files are open")
-def test_spilled_rows_are_gone_after_a_crash(filled: ShardManager, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", CRASHES)
+def test_spilled_rows_are_gone_after_a_crash(wide: ShardManager, tmp_path: Path, what: str) -> None:
+    hook, sql = CRASHES[what]
     directory = str(tmp_path / "db")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    filled.shutdown()
+    wide.create_table("CREATE TABLE broad(id INTEGER PRIMARY KEY, b TEXT)")
+    wide.execute(f"INSERT INTO broad SELECT id, b || {WIDE} FROM t")
+    wide.shutdown()
     before = sorted(os.listdir(directory))
-    code = SPILLING.format(path=sys.path, directory=directory, temporary=str(temporary))
+    code = SPILLING.format(path=sys.path, directory=directory, temporary=f"{temporary}/", hook=hook, sql=sql)
     child = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code],
         stdin=subprocess.PIPE,
@@ -237,18 +276,47 @@ def test_spilled_rows_are_gone_after_a_crash(filled: ShardManager, tmp_path: Pat
     assert os.listdir(temporary) == []
     left = [name for name in sorted(os.listdir(directory)) if not name.endswith(("-wal", "-shm"))]
     assert left == [name for name in before if not name.endswith(("-wal", "-shm"))]
+    with ShardManager(db_dir=directory) as manager:
+        assert manager.check().ok
+        assert manager.execute("SELECT count(*), max(length(b)) FROM t").fetchone() == (8_000, 6)
+        assert manager.execute("SELECT count(*) FROM w").scalar() == 6_000
+    assert sorted(os.listdir(directory)) == before
 
 
-def test_fetchall_under_a_limit(filled: ShardManager, require_clean: Callable[[], None]) -> None:
-    for sql in ("SELECT * FROM t", "SELECT * FROM t ORDER BY b", "SELECT * FROM t WHERE id = 5 OR id = 6"):
-        count = len(filled.execute(sql).fetchall())
-        assert len(filled.execute(sql, max_rows=count).fetchall()) == count
-        for read in ("fetchall", "dicts"):
-            result = filled.execute(sql, max_rows=count - 1)
-            with pytest.raises(OperationalError, match=f"result too large: it has more rows than max_rows={count - 1}"):
-                getattr(result, read)()
-            require_clean()
-        assert sum(1 for _ in filled.execute(sql, max_rows=1)) == count  # row by row there is no limit
-    for wrong in (-1, True, "5", 1.5):
-        with pytest.raises(ProgrammingError, match="max_rows must be an int of 0 or more"):
-            filled.execute("SELECT 1", max_rows=wrong)  # type: ignore[arg-type] - that is the point
+TOO_LARGE = [
+    "SELECT * FROM t",
+    "SELECT * FROM t ORDER BY b",
+    "SELECT * FROM t ORDER BY b LIMIT 5000 OFFSET 10",
+    "SELECT * FROM t WHERE id = 5 OR id = 6",
+    "SELECT DISTINCT b FROM t",
+    "SELECT t.id, u.b FROM t JOIN t u ON u.b = t.b",
+    "SELECT * FROM t WHERE id = 5 UNION ALL SELECT 1, 2, 3",
+]
+
+
+@pytest.mark.parametrize("sql", TOO_LARGE)
+def test_fetchall_under_a_limit(filled: ShardManager, require_clean: Callable[[], None], sql: str) -> None:
+    count = len(filled.execute(sql).fetchall())
+    assert len(filled.execute(sql, max_rows=count).fetchall()) == count
+    for read in ("fetchall", "dicts"):
+        result = filled.execute(sql, max_rows=count - 1)
+        with pytest.raises(OperationalError) as caught:
+            getattr(result, read)()
+        assert str(caught.value) == (
+            f"result too large: it has more rows than max_rows={count - 1}: read it row by row, or with fetchmany"
+        )
+        assert not result.is_held
+        with pytest.raises(InterfaceError, match="closed"):
+            next(result)
+        require_clean()
+    assert sum(1 for _ in filled.execute(sql, max_rows=1)) == count  # row by row there is no limit
+    result = filled.execute(sql, max_rows=1)
+    read_before = len(result.fetchmany(count - 1))
+    assert (read_before, len(result.fetchall())) == (count - 1, 1)  # what is left counts
+    require_clean()
+
+
+@pytest.mark.parametrize("wrong", [-1, True, "5", 1.5])
+def test_a_limit_that_is_none(filled: ShardManager, wrong: Any) -> None:
+    with pytest.raises(ProgrammingError, match="max_rows must be an int of 0 or more"):
+        filled.execute("SELECT 1", max_rows=wrong)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from itertools import chain, islice
 from typing import Any
 
 import pytest
@@ -11,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shardlite.driver import sqlite3
-from shardlite.execute.merge import merge_rows
-from shardlite.router.keys import affinity_of
+from shardlite.execute.merge import Order, merge_batches, merge_rows
+from shardlite.router.keys import TEXT_ENCODINGS, affinity_of
 from shardlite.router.table import Column, Table, TableKind
-from shardlite.sql.order import compile_order
+from shardlite.sql.order import SortTerm, compile_order, swapped
 
 COLUMNS = (("id", "INTEGER", "BINARY"), ("x", "", "BINARY"), ("nc", "TEXT", "NOCASE"), ("rt", "", "RTRIM"))
 TABLE = Table(
@@ -33,6 +35,11 @@ values = st.one_of(
     st.sampled_from(["", "a", "A", "b", "B", "a ", "[", "é", "É", "Z", "z", "\U0001f600", "\uffff", "a\0b"]),
     st.sampled_from([b"", b"a", b"\xff", b"A"]),
 )
+
+
+def backwards(left: str, right: str) -> int:
+    """Compare texts from their ends."""
+    return (left[::-1] > right[::-1]) - (left[::-1] < right[::-1])
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -59,39 +66,89 @@ def test_merged_shards_come_as_one_file_orders_them(
             "" if limit is None and offset is None else f" LIMIT {-1 if limit is None else limit} OFFSET {offset or 0}"
         )
         expected = plain.execute(f"SELECT x, nc, rt, id FROM things {spec.sql}{tail}").fetchall()
-        streams = [part.execute(f"SELECT x, nc, rt, id{spec.hidden} FROM things {spec.sql}") for part in parts]
-        merged = list(merge_rows(streams, spec, limit=limit, offset=offset))
-        for stream in streams:
-            stream.close()
+        answers = [
+            part.execute(f"SELECT x, nc, rt, id{spec.hidden} FROM things {spec.sql}").fetchall() for part in parts
+        ]
+        merged = list(merge_rows(answers, spec, limit=limit, offset=offset))
     assert [tuple(map(repr, row)) for row in merged] == [tuple(map(repr, row)) for row in expected]
 
 
-def test_merge_streams() -> None:
-    """No more is read of any stream than the rows asked for need."""
+def test_no_more_is_read_than_the_rows_asked_for_need() -> None:
     taken: list[int] = []
 
-    def endless(start: int) -> Iterator[tuple[Any, ...]]:
+    def endless(start: int) -> Iterator[list[tuple[Any, ...]]]:
         number = start
         while True:
             taken.append(number)
-            yield ("row", number)
-            number += 2
+            yield [("row", number), ("row", number + 2)]
+            number += 4
 
-    merged = merge_rows([endless(0), endless(1)], compile_order(TABLE, None))
-    assert [next(merged) for _ in range(3)] == [("row",)] * 3
-    assert len(taken) <= 5
-    limited = list(merge_rows([endless(0), endless(1)], compile_order(TABLE, None), limit=2, offset=1))
-    assert limited == [("row",)] * 2
+    merged = chain.from_iterable(merge_batches([endless(0), endless(1)], Order([SortTerm(1, "BINARY")])))
+    assert next(merged) == ("row", 0)
+    assert len(taken) == 2
+    assert [number for _, number in islice(merged, 9)] == list(range(1, 10))
+    assert len(taken) <= 6
 
 
-def test_equal_rows_come_in_the_order_of_the_streams() -> None:
-    columns = tuple(
-        Column(name, "", affinity_of(""), "BINARY", False, None, 0, False) for name in ("rowid", "oid", "_rowid_")
+def batches(rows: list[Any], size: int) -> Iterator[list[Any]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_batches_of_any_size_and_streams_that_follow_each_other(size: int) -> None:
+    """As with a shard for each range of dates: nothing is sorted, and nothing is lost."""
+    ranges = [[(number,) for number in range(start, start + 100)] for start in (200, 0, 100, 100)]
+    order = Order([SortTerm(0, "BINARY")])
+    merged = list(chain.from_iterable(merge_batches([batches(rows, size) for rows in ranges], order)))
+    assert merged == sorted(chain.from_iterable(ranges))
+
+
+def test_streams_that_are_not_sorted_lose_nothing() -> None:
+    """A collation that contradicts itself must not stop the merge, nor double a row."""
+    dice = random.Random(3)
+    streams = [[(dice.choice("abc"), number) for number in range(start, 300, 3)] for start in range(3)]
+    compare = {"dice": lambda _left, _right: dice.choice((-1, 0, 1))}
+    order = Order([SortTerm(0, "dice", descending=True)], comparisons=compare)
+    merged = list(chain.from_iterable(merge_batches([batches(rows, 7) for rows in streams], order)))
+    assert sorted(merged) == sorted(chain.from_iterable(streams))
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("nulls_high", [False, True])
+@pytest.mark.parametrize("encoding", TEXT_ENCODINGS)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_terms_sort_as_sqlite_sorts(encoding: str, nulls_high: bool, descending: bool, data: st.DataObject) -> None:
+    """Values of all classes, texts that are no Unicode behind ``swapped``, a collation in Python."""
+    rows = data.draw(st.lists(st.tuples(values, values), max_size=40), label="rows")
+    collation = data.draw(st.sampled_from(["BINARY", "NOCASE", "RTRIM", "backwards"]), label="collation")
+    size = data.draw(st.integers(1, 9), label="size")
+    nulls = "LAST" if nulls_high is not descending else "FIRST"
+    terms = f"x COLLATE {collation} {'DESC' if descending else 'ASC'} NULLS {nulls}, y COLLATE {collation}, rowid"
+    with closing(sqlite3.connect(":memory:")) as plain:
+        plain.execute(f"PRAGMA encoding = '{encoding}'")
+        plain.create_collation("backwards", backwards)
+        plain.execute("CREATE TABLE things(x, y)")
+        plain.executemany("INSERT INTO things VALUES (?, ?)", rows)
+        if encoding == "UTF-8" and collation != "backwards":  # Python can't be asked about such a text
+            plain.execute("INSERT INTO things VALUES (CAST(x'61ff' AS TEXT), CAST(x'61fe' AS TEXT))")
+        wanted = [row[0] for row in plain.execute(f"SELECT rowid FROM things ORDER BY {terms}")]
+        columns = f"rowid, {swapped('x')}, {swapped('y')}"
+        given_rows = [
+            plain.execute(f"SELECT {columns} FROM things WHERE rowid % 3 = {part} ORDER BY {terms}").fetchall()
+            for part in range(3)
+        ]
+    order = Order(
+        [
+            SortTerm(1, collation, descending, nulls_high, swapped=True),
+            SortTerm(2, collation, swapped=True),
+            SortTerm(0, "BINARY", integer=True),
+        ],
+        encoding,
+        {"backwards": backwards},
     )
-    spec = compile_order(Table("hiding", TableKind.SHARDED, columns), "oid")
-    streams = [[("first", 1), ("first", 2)], [("second", 1), ("second", 2)]]
-    names = [row[0] for row in merge_rows(streams, spec)]
-    assert names == ["first", "second", "first", "second"]
+    merged = chain.from_iterable(merge_batches([batches(part, size) for part in given_rows], order))
+    assert [row[0] for row in merged] == wanted
 
 
 def test_without_any_order_the_streams_follow_each_other() -> None:

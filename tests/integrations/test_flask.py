@@ -12,11 +12,11 @@ import pytest
 
 flask = pytest.importorskip("flask")
 
-from shardlite.connection import Connection  # noqa: E402
-from shardlite.driver import sqlite3  # noqa: E402
-from shardlite.errors import PoolExhaustedError, ProgrammingError  # noqa: E402
-from shardlite.integrations.flask import close_pool, get_db, get_pool_stats, init_app, init_pool  # noqa: E402
-from shardlite.manager import ShardManager  # noqa: E402
+from shardlite.connection import Connection  # noqa: E402  # only where flask is there
+from shardlite.driver import sqlite3  # noqa: E402  # as above
+from shardlite.errors import PoolExhaustedError, ProgrammingError  # noqa: E402  # as above
+from shardlite.integrations.flask import close_pool, get_db, get_pool_stats, init_app, init_pool  # noqa: E402  # as above
+from shardlite.manager import ShardManager  # noqa: E402  # as above
 
 
 def make_app(**config: Any) -> Any:

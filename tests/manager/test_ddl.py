@@ -157,9 +157,6 @@ def test_create_table_as_that_is_wrong(twin: Twin) -> None:
 
 def test_create_table_as_with_a_hint(twin: Twin) -> None:
     manager = twin.manager
-    for hint in ("kind=reference", "key=id"):
-        with pytest.raises(NotSupportedError, match="Create the table first"):
-            manager.execute(f"CREATE TABLE t AS /* shardlite: {hint} */ SELECT id FROM users")
     with pytest.raises(ProgrammingError, match="no column 'nope'"):
         manager.execute("CREATE TABLE t /* shardlite: key=nope */ AS SELECT id FROM users")
     manager.execute("CREATE TABLE t /* shardlite: kind=single */ AS SELECT id FROM users WHERE id = 3")
@@ -214,6 +211,117 @@ def test_rows_are_there_when_the_home_shard_alone_committed(make_manager: Make, 
     again = make_manager()
     assert [row[0] for row in again.execute("SELECT * FROM t")] == [1, 2, 3]
     assert again.check().ok
+
+
+SPREAD = (
+    ("key=id", "SELECT * FROM users ORDER BY name, id DESC", "sharded"),
+    ("kind=sharded, key=age", "SELECT id, age, born FROM users WHERE id > 3 ORDER BY id", "sharded"),
+    ("key=name", "SELECT name, count(*) AS n FROM users GROUP BY name ORDER BY name", "sharded"),
+    ("key=(a, b)", "SELECT age AS a, name AS b, max(id) AS c FROM users GROUP BY 1, 2 ORDER BY 3", "sharded"),
+    ("key=id, colocate_with=users", "SELECT u.id, sum(total) AS t FROM users u JOIN orders o ON o.user_id = u.id "
+     "GROUP BY u.id ORDER BY u.id", "sharded"),
+    ("kind=reference", "SELECT code, n FROM codes UNION ALL SELECT body, n FROM notes ORDER BY 1", "reference"),
+    ("kind=reference", "SELECT 1 AS a WHERE 0", "reference"),
+    ("key=a", "SELECT 1 AS a WHERE 0", "sharded"),
+    ("key=rowid", "SELECT id AS rowid, name AS oid FROM users ORDER BY id DESC", "sharded"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("hint", "select", "kind"), SPREAD, ids=[f"{hint} {number}" for number, (hint, _, _) in enumerate(SPREAD)]
+)
+def test_create_table_as_over_the_shards(twin: Twin, hint: str, select: str, kind: str) -> None:
+    """The rows have the rowids that one file gives them, and the next row has the next."""
+    twin.manager.execute(f"CREATE TABLE t /* shardlite: {hint} */ AS {select}")
+    twin.plain.execute(f"CREATE TABLE t AS {select}")
+    table = twin.manager.tables["t"]
+    assert table.kind == kind
+    twin.same("SELECT name, type FROM pragma_table_info('t')")
+    twin.same("SELECT _rowid_, * FROM t ORDER BY _rowid_")
+    names = ", ".join(f'"{column.name}"' for column in table.columns)
+    values = ", ".join(str(70 + number) for number in range(len(table.columns)))
+    twin.both(f"INSERT INTO t ({names}) VALUES ({values})")
+    twin.same("SELECT _rowid_, * FROM t ORDER BY _rowid_")
+    assert twin.manager.check().ok
+    twin.manager.execute("DROP TABLE t")
+    assert "t" not in twin.manager.tables
+
+
+def test_create_table_as_many_rows_over_the_shards(make_manager: Make) -> None:
+    manager = make_manager(num_shards=5)
+    numbers = "WITH RECURSIVE c(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM c WHERE n < 2345)"
+    manager.execute(f"CREATE TABLE t AS {numbers} SELECT n, n % 100 AS k /* shardlite: key=k */ FROM c")
+    assert manager.execute("SELECT count(*), sum(n), count(DISTINCT rowid), max(rowid) FROM t").fetchone() == (
+        *(2345, sum(range(2346)), 2345, 2345),
+    )
+    assert all(manager.get_shard_info()[shard]["tables"]["t"] for shard in manager.shard_ids)
+    assert manager.check().ok
+
+
+def test_create_table_as_over_the_shards_that_is_wrong(twin: Twin) -> None:
+    manager = twin.manager
+    for sql, words in (
+        ("CREATE TABLE t /* shardlite: kind=sharded */ AS SELECT id FROM users", "key"),
+        ("CREATE TABLE t /* shardlite: key=rowid */ AS SELECT 1 AS rowid, 2 AS oid, 3 AS _rowid_", "hides its rowid"),
+        (
+            "CREATE TABLE t /* shardlite: key=id */ AS SELECT abs(-9223372036854775807 - id) AS id FROM users",
+            "overflow",
+        ),
+        ("CREATE TABLE t /* shardlite: kind=reference */ AS SELECT nope FROM users", "no such column"),
+        ("CREATE TABLE users /* shardlite: key=id */ AS SELECT 1 AS id", "already exists"),
+    ):
+        with pytest.raises(sqlite3.Error, match=words):
+            manager.execute(sql)
+        assert "t" not in manager.tables
+    twin.same_schema()
+    assert manager.database.catalog.jobs() == ()
+
+
+@pytest.mark.parametrize("hint", ["key=a", "kind=reference"])
+@pytest.mark.parametrize("committed", [0, 1, 2, 3])
+def test_a_crash_between_commits_leaves_no_half_filled_table(make_manager: Make, hint: str, committed: int) -> None:
+    manager = make_manager(num_shards=3)
+    manager.execute("CREATE TABLE s (a INTEGER PRIMARY KEY)")
+    plain = writes.commit_all
+
+    def dying(shards: Any, connections: Any) -> None:
+        if manager.database.catalog.jobs():
+            plain(shards[:committed], connections[:committed])
+            writes.roll_back(connections[committed:])
+        else:
+            plain(shards, connections)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writes, "commit_all", dying)
+        patch.setattr(ddl_module.SchemaChanger, "_finish", lambda *_: None)
+        manager.execute(
+            f"CREATE TABLE t /* shardlite: {hint} */ AS SELECT value AS a FROM json_each('[1,2,3,4,5,6,7]')"
+        )
+    manager.shutdown()
+    again = make_manager()
+    assert again.database.catalog.jobs() == ()
+    if committed == 3:
+        assert sorted(row[0] for row in again.execute("SELECT a FROM t")) == [1, 2, 3, 4, 5, 6, 7]
+    else:
+        assert set(again.tables) == {"s"}
+        again.execute(f"CREATE TABLE t /* shardlite: {hint} */ AS SELECT 5 AS a")
+        assert again.execute("SELECT rowid, a FROM t").fetchall() == [(1, 5)]
+    again.execute("INSERT INTO s VALUES (1)")
+    assert again.check().ok
+
+
+def test_create_table_as_of_an_attached_file(twin: Twin, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "beside.db", isolation_level=None)) as made:
+        made.execute("CREATE TABLE far (a INTEGER PRIMARY KEY, b TEXT COLLATE NOCASE, c REAL)")
+        made.execute("INSERT INTO far VALUES (1, 'x', 2), (5, NULL, 'y')")
+    twin.plain.execute("ATTACH ? AS beside", (str(tmp_path / "beside.db"),))
+    twin.manager.attach("beside", tmp_path / "beside.db")
+    sql = "CREATE TABLE t AS SELECT far.*, name FROM beside.far LEFT JOIN users ON id = a ORDER BY a"
+    twin.both(sql)
+    twin.same_schema()
+    twin.same("SELECT rowid, * FROM t")
+    twin.manager.execute("CREATE TABLE u /* shardlite: key=a */ AS SELECT * FROM far ORDER BY a")
+    assert twin.manager.execute("SELECT rowid, * FROM u").fetchall() == [(1, 1, "x", 2.0), (2, 5, None, "y")]
 
 
 # -- ALTER, DROP, views, triggers, indexes -----------------------------------------------------------------------------
@@ -500,7 +608,7 @@ def test_a_vacuum_that_goes_on_is_not_disturbed(make_manager: Make, monkeypatch:
         seen.append((len(other.database.catalog.jobs()), left_behind(other)))
         other.database.timeout_s = 0.05
         with pytest.raises(OperationalError, match="locked"):
-            other.database.maintenance.vacuum()
+            other.execute("VACUUM")
         other.shutdown()
         run(shard, conn, sql, timeout_s)
 

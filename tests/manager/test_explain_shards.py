@@ -67,7 +67,7 @@ def test_a_fan_out_says_the_same_on_every_shard(filled: ShardManager) -> None:
 def test_parts_and_the_coordinator(filled: ShardManager) -> None:
     for sql, parameters in (
         ("SELECT age, count(*) FROM users GROUP BY age", ()),
-        ("SELECT * FROM users ORDER BY name LIMIT ?", (3,)),
+        ("SELECT DISTINCT name FROM users ORDER BY name LIMIT ?", (3,)),
         ("SELECT * FROM users u JOIN orders o ON o.id = u.id AND o.total > :least", {"least": 3}),
         ("SELECT * FROM grown WHERE age IN (SELECT total FROM orders)", ()),
         ("WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 3) SELECT * FROM c, users", ()),
@@ -77,6 +77,16 @@ def test_parts_and_the_coordinator(filled: ShardManager) -> None:
         assert headings - {"COORDINATOR"} == {f"SHARD {shard}" for shard in filled.shard_ids}, sql
         assert "COORDINATOR" in headings or filled.num_shards == 1, sql
         assert all(details for details in found.values()), sql
+
+
+def test_sorted_shards_need_no_coordinator(filled: ShardManager) -> None:
+    sql = "SELECT * FROM users ORDER BY name LIMIT ?"
+    result = filled.execute(f"EXPLAIN QUERY PLAN {sql}", (3,))
+    details = [row["detail"] for row in result]
+    assert "COORDINATOR" not in details
+    if filled.num_shards > 1:
+        assert [detail for detail in details if detail.startswith("SHARD")] == list(tree(filled, sql, (3,)))
+        assert sum("ORDER BY" in detail for detail in details) == filled.num_shards
 
 
 def test_what_the_shards_see_of_each_other(make_manager: Make) -> None:
@@ -173,13 +183,84 @@ def test_errors(filled: ShardManager) -> None:
     with pytest.raises(RoutingError, match="explain"):
         filled.execute("EXPLAIN SELECT * FROM users", key=3)
     for sql, why in {
-        "EXPLAIN CREATE TABLE x (a)": "schema change",
-        "EXPLAIN VACUUM": "each shard in turn",
-        "EXPLAIN PRAGMA integrity_check": "check of all shards",
-        "EXPLAIN INSERT INTO users (name) VALUES ('x')": "state the key",
+        "EXPLAIN CREATE TEMP TABLE x (a)": "CREATE TEMP lives in one connection",
+        "EXPLAIN VACUUM INTO 'x.db'": "VACUUM INTO",
+        "EXPLAIN PRAGMA optimize": "each shard in turn",
+        "EXPLAIN PRAGMA busy_timeout": "PRAGMA busy_timeout",
+        "EXPLAIN BEGIN": "belongs to one connection",
     }.items():
         with pytest.raises(NotSupportedError, match=why):
             filled.execute(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE TABLE x (a INTEGER PRIMARY KEY, b UNIQUE)",
+        "CREATE TABLE x AS SELECT age, count(*) FROM users GROUP BY age",
+        "CREATE UNIQUE INDEX one ON users (id, name)",
+        "CREATE VIEW old AS SELECT * FROM users WHERE age > 90",
+        "CREATE TRIGGER tr AFTER INSERT ON notes BEGIN DELETE FROM notes; END",
+        "ALTER TABLE users RENAME COLUMN age TO years",
+        "ALTER TABLE users ADD COLUMN more DEFAULT 3",
+        "ALTER TABLE orders RENAME TO sales",
+        "DROP TABLE users",
+        "DROP VIEW grown",
+        "REINDEX by_age",
+        "ANALYZE",
+        "VACUUM",
+        "PRAGMA integrity_check",
+        "PRAGMA user_version = 7",
+    ],
+)
+def test_a_schema_change_is_told_as_one_file_would_run_it(filled: ShardManager, sql: str) -> None:
+    def known() -> list[Any]:
+        asked = ("SELECT * FROM sqlite_schema", "PRAGMA table_xinfo(users)", "PRAGMA user_version")
+        return [filled.execute(one).fetchall() for one in asked]
+
+    before = known()
+    plain = sqlite3.connect(":memory:")
+    for each in SCHEMA:
+        plain.execute(each)
+    for prefix in ("EXPLAIN", "EXPLAIN QUERY PLAN"):
+        theirs = plain.execute(f"{prefix} {sql}")
+        ours = filled.execute(f"{prefix} {sql}")
+        assert ours.columns == tuple(column[0] for column in theirs.description)
+        opcodes = [row[1] for row in theirs] if prefix == "EXPLAIN" else [row[3] for row in theirs]
+        assert [row[1] if prefix == "EXPLAIN" else row[3] for row in ours] == opcodes
+    plain.close()
+    assert known() == before
+    assert filled.check().ok
+
+
+def test_a_schema_change_that_is_wrong(filled: ShardManager) -> None:
+    for sql, words in {
+        "EXPLAIN CREATE TABLE users (a)": "table users already exists",
+        "EXPLAIN DROP TABLE nowhere": "no such table: nowhere",
+        "EXPLAIN CREATE TABLE": "incomplete input",
+        "EXPLAIN": "incomplete input",
+        "EXPLAIN QUERY PLAN": "incomplete input",
+    }.items():
+        with pytest.raises(OperationalError, match=words):
+            filled.execute(sql)
+
+
+def test_an_insert_that_is_given_its_key(filled: ShardManager) -> None:
+    """The rows would go where the first ids go; nothing is drawn from the sequence for that."""
+    before = contents(filled)
+    with sqlite3.connect(":memory:") as plain:
+        for each in SCHEMA:
+            plain.execute(each)
+        sql = "EXPLAIN INSERT INTO users (name) VALUES (?)"
+        theirs = [row[1] for row in plain.execute(sql, ("x",))]
+    plain.close()
+    assert [row["opcode"] for row in filled.execute(sql, ("x",))] == theirs
+    several = "INSERT INTO users (name) VALUES ('a'), ('b'), ('c'), ('d')"
+    rows = filled.execute(f"EXPLAIN {several}").fetchall()
+    asked = {row["p1"] for row in rows if row["opcode"] == "Shard"}
+    assert asked == ({filled.shard_for("users", n) for n in (1, 2, 3, 4)} if filled.num_shards > 1 else asked)
+    assert contents(filled) == before
+    assert filled.execute("INSERT INTO users (name) VALUES ('next')").lastrowid == 40
 
 
 def test_the_plan_of_an_explanation(filled: ShardManager) -> None:

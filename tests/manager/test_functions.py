@@ -636,11 +636,11 @@ def test_wrong_calls(both: Both) -> None:
     with pytest.raises(OperationalError, match=r"create_function\('g'\), 5000 arguments"):
         manager.create_function("g", 5000, str)
     with pytest.raises(ProgrammingError, match="must be callable"):
-        manager.create_function("g", 1, 5)  # type: ignore[arg-type]
+        manager.create_function("g", 1, 5)  # type: ignore[arg-type]  # what is tested
     with pytest.raises(ProgrammingError, match="name must be a str"):
         manager.create_function("", 1, str)
     with pytest.raises(ProgrammingError, match="name must be a str"):
-        manager.create_collation(None, reverse)  # type: ignore[arg-type]
+        manager.create_collation(None, reverse)  # type: ignore[arg-type]  # what is tested
     with pytest.raises(ProgrammingError, match="_shardlite_"):
         manager.create_function("_shardlite_place", 1, str)
     for name, narg in (("count", 1), ("MAX", -1), ("min", 2)):

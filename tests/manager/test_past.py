@@ -10,7 +10,6 @@ from one_file import one_file
 
 from shardlite import ShardManager
 from shardlite.driver import sqlite3
-from shardlite.errors import IntegrityError
 
 Make = Callable[..., ShardManager]
 PAST = "SELECT changes(), total_changes(), last_insert_rowid()"
@@ -73,6 +72,73 @@ def test_a_change_that_fails_counts_nothing(manager: ShardManager) -> None:
     assert manager.execute("SELECT changes()").scalar() == pair.plain.execute("SELECT changes()").fetchone()[0] == 0
 
 
+FAILING = (
+    "INSERT INTO w VALUES (10, 1, 1), (11, 2, 1), (1, 3, 1)",
+    "INSERT INTO w VALUES (1, 1, 1)",
+    "INSERT INTO w VALUES (10, 1, 1), (11, 2, 99)",
+    "INSERT INTO w VALUES (10, 1, 1), (11, 2, 1), (12, 3, 99), (13, 2, 1)",
+    "INSERT INTO w VALUES (10, 1, 7)",
+    "INSERT INTO w VALUES (10, 1, 1), (11, 2, 1), (12, 2, 7), (13, 3, 1)",
+    "INSERT INTO w VALUES (10, 1, 5), (11, 2, 5), (12, 2, 5), (13, 3, 99)",
+    "INSERT OR ROLLBACK INTO w VALUES (10, 1, 1), (11, 2, 1), (1, 3, 1)",
+    "INSERT OR FAIL INTO w VALUES (10, 1, 1), (11, 2, 1), (1, 3, 1)",
+    "INSERT INTO w VALUES (10, 1, 1), (11, 2, 1), (12, 3, 99) RETURNING id",
+    "INSERT INTO w VALUES (10, 1, 1), (1, 1, 8) ON CONFLICT (id) DO UPDATE SET n = 99",
+    "INSERT OR REPLACE INTO w VALUES (10, 1, 1), (11, 2, 99)",
+    "INSERT INTO w VALUES (10, 6, 1)",
+    "INSERT INTO w VALUES (10, 6, 5), (11, 1, 5)",
+    "INSERT INTO w SELECT 10 + x, x, CASE x WHEN 3 THEN 99 ELSE 5 END FROM s",
+    "INSERT INTO w SELECT 10 + x, x, 5 FROM s",
+    "INSERT INTO s VALUES (20), (21), (20)",
+    "INSERT INTO s VALUES (1)",
+    "INSERT INTO r VALUES ('p', 1), ('q', 2), ('a', 3)",
+    "INSERT INTO r VALUES ('a', 3)",
+    "UPDATE w SET n = 99 WHERE id = 1",
+    "UPDATE w SET n = n + 97",
+)
+
+
+@pytest.mark.parametrize("sql", FAILING)
+def test_what_a_failure_leaves(manager: ShardManager, sql: str) -> None:
+    plain = one_file()
+    plain.execute("PRAGMA foreign_keys = ON")
+    for ddl, options in (
+        ("CREATE TABLE p (k INTEGER PRIMARY KEY)", {}),
+        ("CREATE TABLE w (id INTEGER PRIMARY KEY, k INT REFERENCES p, n CHECK (n < 90))", {"shard_key": "k"}),
+        ("CREATE TABLE log (k INT, n INT, PRIMARY KEY (k, n)) WITHOUT ROWID", {"colocate_with": "p", "shard_key": "k"}),
+        ("CREATE TABLE r (code TEXT PRIMARY KEY, n INT)", {"kind": "reference"}),
+        ("CREATE TABLE s (x INTEGER PRIMARY KEY)", {"kind": "single"}),
+    ):
+        manager.create_table(ddl, **options)
+        plain.execute(ddl)
+    for text in (
+        "CREATE TRIGGER a AFTER INSERT ON w WHEN new.n = 5 BEGIN INSERT INTO log VALUES (new.k, new.id); END",
+        "CREATE TRIGGER b AFTER INSERT ON w WHEN new.n = 7 BEGIN INSERT INTO log VALUES (new.k, new.id); "
+        "SELECT RAISE(ABORT, 'seven'); END",
+    ):
+        manager.apply_schema(text)
+        plain.execute(text)
+    for run in (plain.execute, manager.execute):
+        run("INSERT INTO p VALUES (1), (2), (3), (4)")
+        run("INSERT INTO r VALUES ('a', 1)")
+        run("INSERT INTO s VALUES (1), (2), (3), (4), (8)")
+        run("INSERT INTO w VALUES (1, 1, 1), (2, 2, 2)")
+        run("INSERT INTO w VALUES (3, 3, 3)")
+    expected = plain.execute(PAST).fetchone()
+    assert tuple(manager.execute(PAST).fetchone() or ()) == expected
+    told = []
+    for run in (plain.execute, manager.execute):
+        with pytest.raises(sqlite3.Error) as caught:
+            run(sql).fetchall()
+        told.append(str(caught.value).partition(" [")[0])
+    assert told[0] == told[1]
+    assert tuple(manager.execute(PAST).fetchone() or ()) == plain.execute(PAST).fetchone()
+    assert (
+        manager.execute("SELECT * FROM w ORDER BY id").fetchall()
+        == plain.execute("SELECT * FROM w ORDER BY id").fetchall()
+    )
+
+
 def test_what_or_fail_keeps_counts(manager: ShardManager) -> None:
     pair = Pair(manager)
     pair.run("INSERT INTO t (id) VALUES (3)")
@@ -121,8 +187,11 @@ def test_executemany_gathers_where_a_set_needs_it(manager: ShardManager) -> None
     sets = [(1,), (2,), (1,), (9,)]
     assert manager.executemany(sql, sets).rowcount == pair.plain.executemany(sql, sets).rowcount
     pair.run("SELECT * FROM t ORDER BY id")
-    with pytest.raises(IntegrityError):
-        manager.executemany("INSERT INTO t (id, n) SELECT ?, count(*) FROM t", [(20,), (1,)])
+    pair.plain.execute("BEGIN")
+    for many in (manager.executemany, pair.plain.executemany):
+        with pytest.raises(sqlite3.IntegrityError):
+            many("INSERT INTO t (id, n) SELECT ?, count(*) FROM t", [(20,), (1,)])
+    pair.plain.execute("ROLLBACK")
     pair.run("SELECT * FROM t ORDER BY id")
 
 

@@ -7,13 +7,16 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shardlite import ShardManager
 from shardlite.driver import sqlite3
+from shardlite.execute import ddl
+from shardlite.execute.schema import SchemaDraft
 
 Make = Callable[..., ShardManager]
 PATIENCE_S = 60.0
@@ -350,3 +353,22 @@ class TestFork:
             assert len(result.fetchall()) == 4999
         assert manager.count("t") == 5000
         manager.insert("t", {"v": "parent"})
+
+
+def test_a_table_that_another_makes_meanwhile(make_manager: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IF NOT EXISTS looked before the other's schema change, and the schema is read after it."""
+    one, other = make_manager(num_shards=2), make_manager()
+    sql = "CREATE TABLE IF NOT EXISTS r (id INTEGER PRIMARY KEY, v TEXT)"
+    drafts = 0
+
+    def between(texts: Sequence[Any], *rest: Any) -> SchemaDraft:
+        nonlocal drafts
+        drafts += 1
+        if drafts == 2:  # the first is of the statement alone, to learn the table's name
+            other.create_table(sql, kind="reference")
+            texts = one._database.current() and one._database.catalog.schema
+        return SchemaDraft(texts, *rest)
+
+    monkeypatch.setattr(ddl, "SchemaDraft", between)
+    assert one.create_table(sql, kind="reference").kind == "reference"
+    assert drafts > 3

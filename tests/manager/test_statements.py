@@ -266,6 +266,8 @@ def test_timeouts(make_manager: Make) -> None:
 # -- large results -----------------------------------------------------------------------------------------------------
 
 ROWS = 12_000
+ORDERS = ["", " ORDER BY id", " ORDER BY v DESC, id"]
+"""All rows have the same v: each is the order of the ids, in which the rows of the shards are merged."""
 
 
 @pytest.fixture
@@ -280,11 +282,12 @@ def in_use(manager: ShardManager) -> int:
     return sum(stats["active_connections"] for stats in (manager.pool(s).get_pool_stats() for s in manager.shard_ids))
 
 
-def test_streaming(large: ShardManager) -> None:
+@pytest.mark.parametrize("order", ORDERS)
+def test_streaming(large: ShardManager, order: str) -> None:
     """Rows come in the order of one file's scan, in bounded memory, and the connections go back at the end."""
     tracemalloc.start()
     try:
-        with large.execute("SELECT id, v FROM big") as result:
+        with large.execute("SELECT id, v FROM big" + order) as result:
             assert in_use(large) == 3
             ids = [row["id"] for row in result]
             peak = tracemalloc.get_traced_memory()[1]
@@ -295,9 +298,10 @@ def test_streaming(large: ShardManager) -> None:
     assert in_use(large) == 0
 
 
-def test_connections_go_back(large: ShardManager) -> None:
+@pytest.mark.parametrize("order", ORDERS)
+def test_connections_go_back(large: ShardManager, order: str) -> None:
     def opened() -> Any:
-        result = large.execute("SELECT id, v FROM big")
+        result = large.execute("SELECT id, v FROM big" + order)
         assert next(result)["id"] == 1
         assert in_use(large) == 3
         return result
@@ -334,8 +338,9 @@ def test_connections_go_back(large: ShardManager) -> None:
     assert in_use(large) == 0
 
 
-def test_an_abandoned_result_holds_nobody_up(large: ShardManager) -> None:
-    results = [large.execute("SELECT id FROM big") for _ in range(2)]
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_abandoned_result_holds_nobody_up(large: ShardManager, order: str) -> None:
+    results = [large.execute("SELECT id FROM big" + order) for _ in range(2)]
     firsts = [next(result)["id"] for result in results]
     large.insert("big", {"v": "y"})
     large.update("big", {"v": "z"}, {"id": (">", 100)})
@@ -351,8 +356,9 @@ def test_an_abandoned_result_holds_nobody_up(large: ShardManager) -> None:
         large.count("gone")
 
 
-def test_a_result_ends_when_the_manager_does(large: ShardManager) -> None:
-    result = large.execute("SELECT id, v FROM big")
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_result_ends_when_the_manager_does(large: ShardManager, order: str) -> None:
+    result = large.execute("SELECT id, v FROM big" + order)
     next(result)
     large.shutdown()
     with pytest.raises(sqlite3.Error, match="closed"):

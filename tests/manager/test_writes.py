@@ -317,3 +317,15 @@ def test_generated_and_stated_ids_mixed(ids: ShardManager) -> None:
     with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: o\.id"):
         ids.insert_many("o", [{"id": 1000, "u": 1}, {"id": 1000, "u": 2}])
     assert ids.count("o", {"id": 1000}) == 0
+
+
+@pytest.mark.parametrize("key", ["id", "u"])
+def test_an_id_drawn_beside_stated_ones_is_above_them(make_manager: Make, key: str) -> None:
+    """The next id of the sequence may be one that another row of the same call states."""
+    manager = make_manager(num_shards=4)
+    manager.create_table("CREATE TABLE o (id INTEGER PRIMARY KEY, u INT)", shard_key=key)
+    for number in range(1, 30, 4):
+        rows = [{"id": number, "u": 1}, {"id": None, "u": 2}, {"id": number + 1, "u": 3}, {"id": None, "u": 4}]
+        assert manager.insert_many("o", rows) == 4
+    assert manager.count("o") == 32
+    assert manager.execute("SELECT min(id), max(id), count(*) FROM o WHERE u % 2").fetchall() == [(1, 30, 16)]

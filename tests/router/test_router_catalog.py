@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from open_files import open_files_under
 
 from shardlite.driver import sqlite3
 from shardlite.errors import (
@@ -53,19 +54,6 @@ def make_table(name: str = "users", **decided: Any) -> Table:
         connection.close()
 
 
-def open_descriptors(directory: Path) -> list[str]:
-    links = Path("/proc/self/fd")
-    if not links.exists():
-        pytest.skip("no /proc here")
-    found = []
-    for link in links.iterdir():
-        try:
-            found.append(os.readlink(link))
-        except FileNotFoundError:
-            continue
-    return [name for name in found if name.startswith(str(directory))]
-
-
 # ---- fence
 
 
@@ -83,7 +71,7 @@ def test_words_are_shared_between_mappings(tmp_path: Path) -> None:
         _ = first.epoch
     second.close()
     assert os.listdir(tmp_path) == ["fence"]
-    assert open_descriptors(tmp_path) == []
+    assert open_files_under(tmp_path) == []
     again = Fence.open(tmp_path, 4)
     assert again.epoch == 7
     again.close()
@@ -134,7 +122,7 @@ def test_what_was_created_is_opened(tmp_path: Path) -> None:
         assert opened.fence.epoch == 1
         assert "shards=3" in repr(opened)
     assert sorted(os.listdir(tmp_path)) == ["catalog.db", "fence"]
-    assert open_descriptors(tmp_path) == []
+    assert open_files_under(tmp_path) == []
 
 
 def test_a_catalog_is_created_once(tmp_path: Path, catalog: Catalog) -> None:
@@ -176,7 +164,7 @@ def test_what_is_no_catalog_is_named(tmp_path: Path, damage: str) -> None:
     if damage == "other database":
         with pytest.raises(InternalError, match="not a catalog"):
             Catalog.open_or_create(path, lambda: Layout.create(2))
-    assert open_descriptors(tmp_path) == []
+    assert open_files_under(tmp_path) == []
 
 
 class Everything(ShardingStrategy):
@@ -252,7 +240,7 @@ def test_tables_keep_their_order_and_are_renamed_and_dropped(catalog: Catalog) -
 
 
 def test_a_failed_change_leaves_nothing(catalog: Catalog) -> None:
-    with pytest.raises(ZeroDivisionError), catalog.change() as change:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), catalog.change() as change:  # noqa: PT012  # what comes before the error is what has to be undone
         change.put_table(make_table())
         change.add_job("ddl", {})
         _ = 1 / 0

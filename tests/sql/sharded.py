@@ -7,19 +7,21 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
+
 from shardlite import ShardManager
 from shardlite.driver import sqlite3
-from shardlite.errors import WalResetBugWarning
+from shardlite.errors import IntegrityError, WalResetBugWarning
 from shardlite.names import fold, quote
 from shardlite.router.introspect import table_names
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.plan import Plan
+from shardlite.sql.plan import Plan, PlanKind
 
 SHARD_COUNTS = (1, 3, 4, 8)
 _MEMORY = Path("/dev/shm")
@@ -227,3 +229,55 @@ def whole_contents(connection: sqlite3.Connection, tables: Mapping[str, Table]) 
 
 
 __all__ = ["SHARD_COUNTS", "Answer", "Cluster", "Definition", "Template", "ask", "plain", "whole_contents"]
+
+
+def agree(
+    template: Template,
+    definition: Definition,
+    sql: str,
+    parameters: Any,
+    num_shards: int,
+    kind: PlanKind,
+    *,
+    past: str,
+    ordered: bool = True,
+    after_errors: bool = False,
+) -> int:
+    """Run a change on shards and on one file, compare all that can be seen, and return the rows moved.
+
+    ``past`` asks what the change did, ``changes()`` and its like: also of one that failed where ``after_errors`` holds.
+    """
+    with closing(plain(definition)) as whole, template.cluster(num_shards) as cluster:
+        assert cluster.plan(sql, parameters).kind is kind
+        found, expected = cluster.run(sql, parameters), ask(whole, sql, parameters)
+        assert found.shown(ordered=ordered) == expected.shown(ordered=ordered)
+        assert cluster.contents() == whole_contents(whole, cluster.tables)
+        assert cluster.misplaced() == []
+        if after_errors or not found.error:
+            assert cluster.run(past).rows == ask(whole, past).rows
+        if not found.error:
+            assert found.lastrowid is None or found.lastrowid == expected.lastrowid
+        return found.moved
+
+
+def fails_alike(
+    template: Template, definition: Definition, before: str, sql: str, parameters: Any, num_shards: int
+) -> None:
+    """Run a change that fails, after one that doesn't: both sides say and know the same."""
+    with closing(plain(definition)) as whole, template.cluster(num_shards) as cluster:
+        for text, given in ((before, ()), (sql, parameters), ("SELECT changes()", ())):
+            found, expected = cluster.run(text, given), ask(whole, text, given)
+            assert found.rows == expected.rows
+            assert bool(found.error) is bool(expected.error) is (text == sql)
+
+
+def many_alike(
+    template: Template, definition: Definition, good: tuple[str, list[Any]], bad: tuple[str, list[Any]], words: str
+) -> None:
+    """Run one statement for several sets of parameters, then one of which a set fails: all of them or none."""
+    with closing(plain(definition)) as whole, template.cluster(3) as cluster:
+        assert cluster.manager.executemany(*good).rowcount == whole.executemany(*good).rowcount
+        assert cluster.contents() == whole_contents(whole, cluster.tables)
+        with pytest.raises(IntegrityError, match=words):
+            cluster.manager.executemany(*bad)
+        assert cluster.contents() == whole_contents(whole, cluster.tables)

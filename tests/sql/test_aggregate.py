@@ -231,9 +231,9 @@ def test_distinct_follows_the_collation_over_all_shards() -> None:
     for shards in (1, 3, 8):
         with split_over(rows, shards) as (_, parts):
             answer = plan_aggregates(TABLE, wanted, condition).run(fetchers(parts))
-            assert list(answer.values()) == [2, 4]  # type: ignore[union-attr]
+            assert list(answer.values()) == [2, 4]  # type: ignore[union-attr]  # without groups it is a dict
             grouped = plan_aggregates(TABLE, "COUNT(*)", condition, ["nc"]).run(fetchers(parts))
-            assert [row["COUNT(*)"] for row in grouped] == [1, 3, 2]  # type: ignore[union-attr,index]
+            assert [row["COUNT(*)"] for row in grouped] == [1, 3, 2]  # type: ignore[union-attr,index]  # with groups, a list
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_the_last_row_runs_last(cluster: Cluster) -> None:
     plan = cluster.plan(f"INSERT INTO orders (user_id) VALUES {rows}").with_ids([1, 2, 3])
     last = cluster.plan("SELECT * FROM orders WHERE user_id = 74").shards[0]
     assert plan.steps[-1].shard == last
-    assert plan.steps[-1].parameters[-1] == 3  # type: ignore[index]
+    assert plan.steps[-1].parameters[-1] == 3  # type: ignore[index]  # the plan has a sequence
 
 
 def test_many_rows_stay_under_the_limit_of_parameters(template: Template) -> None:

@@ -1,6 +1,6 @@
 """TPC-H at scale factor 0.01: all 22 answers, the plans that were meant, and a bound on the rows that are moved.
 
-``python tests/sql/test_tpch.py`` writes the plans and the rows moved anew into ``cases/tpch.json``: look at the
+``python tests/sql/test_tpch.py`` writes the plans and the rows moved anew into ``tpch_plans.json``: look at the
 difference, it must be what you meant.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-CASES = Path(__file__).parent / "cases" / "tpch.json"
+CASES = Path(__file__).with_name("tpch_plans.json")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCALE = 0.01
 SLACK = 1.1

@@ -18,7 +18,7 @@ _UNRECOGNIZED = ('unrecognized token: "', '"')
 
 DEPENDS_ON_VERSION = re.compile(
     r"0[xX][0-9a-fA-F][0-9a-fA-F_]*[G-Zg-z$\x80-\U0010ffff]"  # two tokens, unrecognized since SQLite 3.46
-    + ("" if SQLITE_VERSION >= (3, 46, 0) else "|(?:0[xX][0-9a-fA-F]+|[0-9])_")  # there are separators since then
+    + ("" if SQLITE_VERSION >= (3, 46, 0) else "|(?:0[xX][0-9a-fA-F]+|[0-9]\\.?)_")  # there are separators since then
 )
 
 

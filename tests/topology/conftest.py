@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from nasty_sources import NASTY, NASTY_ROWS, make
+from open_files import open_files_under
 
 
 @pytest.fixture
@@ -19,13 +19,4 @@ def nasty(tmp_path: Path) -> Path:
 def _nothing_left_open(tmp_path: Path) -> Iterator[None]:
     """No test leaves a descriptor under its directory open."""
     yield
-    proc = Path("/proc/self/fd")
-    if not proc.is_dir():
-        return
-    left = []
-    for entry in proc.iterdir():
-        with contextlib.suppress(OSError):
-            target = str(entry.readlink())
-            if target.startswith(str(tmp_path)):
-                left.append(target)
-    assert left == []
+    assert open_files_under(tmp_path) == []

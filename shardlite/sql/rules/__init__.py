@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from shardlite.sql.rules.attached import attached
 from shardlite.sql.rules.common import keeps_failed
 from shardlite.sql.rules.every_shard_write import every_shard_write
 from shardlite.sql.rules.fan_out import fan_out
@@ -20,7 +21,7 @@ from shardlite.sql.template import Template
 Rule = Callable[[Statement], Template | None]
 """Return a template, None where the rule isn't about the statement, or raise NotSupportedError to refuse it."""
 
-FIRST: tuple[Rule, ...] = (session, schema_change, home)
+FIRST: tuple[Rule, ...] = (session, attached, schema_change, home)
 """Rules whose refusals stand."""
 
 RULES: tuple[Rule, ...] = (keeps_failed, insert_query, reference_write, insert, one_shard, every_shard_write, fan_out)

@@ -15,7 +15,7 @@ from shardlite.sql.cores import cores_of
 from shardlite.sql.filters import times_named
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.reduction import MOST_SHARED_ROWS, SHARED, Reduction
-from shardlite.sql.rules.gather import gather, reduction_of, source_of
+from shardlite.sql.rules.gather import gather, source_of
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import PushedDown
@@ -34,9 +34,9 @@ def broadcast(statement: Statement) -> PushedDown | None:
         return None  # the rows of the answer would be moved as well, and come in another order than one file's
     if cte_names(statement.text) & {fold(table.name) for table in spread}:
         return None
-    reduction = reduction_of(statement)
+    reduction = statement.reduction
     everything = sum(needed.rows for needed in reduction.needed.values())
-    for stay in sorted(_anchors(reduction, spread), key=lambda stay: _cost(reduction, spread, stay)):
+    for stay in sorted(anchors(reduction, spread), key=lambda stay: _cost(reduction, spread, stay)):
         cost = _cost(reduction, spread, stay)
         if cost > MOST_SHARED_ROWS or cost > everything * _WORTH:
             return None
@@ -51,7 +51,7 @@ def _condenses(statement: Statement) -> bool:
     return statement.prepared.aggregates or bool(statement.text.keywords() & {"LIMIT", "DISTINCT", "GROUP"})
 
 
-def _anchors(reduction: Reduction, spread: Sequence[Table]) -> list[tuple[Table, ...]]:
+def anchors(reduction: Reduction, spread: Sequence[Table]) -> list[tuple[Table, ...]]:
     """Return the sets of tables that may stay: those that are joined on equal keys, and each by itself."""
     stays = {fold(t.name): {fold(t.name)} for t in spread if t.sharded and not t.explicit_key}
     for left, right in reduction.local_joins():
@@ -75,8 +75,7 @@ def _pushed(statement: Statement, reduction: Reduction, sent: Sequence[Table]) -
         for name, table in statement.schema.tables.items()
     }
     schema = replace(statement.schema, tables=tables)
-    as_if = Statement(statement.prepared, schema, statement.columns, statement.rows)
-    found = push_down(as_if)
+    found = push_down(statement.as_if(schema))
     if not isinstance(found, PushedDown):
         return None
     part = in_shared(found.part.sql, names)
@@ -90,13 +89,14 @@ def _pushed(statement: Statement, reduction: Reduction, sent: Sequence[Table]) -
         found,
         part=replace(found.part, sql=part),
         shared=shared,
+        rows_sent=sum(one.rows for one in needed),
         otherwise=otherwise,
         reason=f"{words} sent to every shard; {found.reason}",
     )
 
 
-def in_shared(sql: str, names: set[str]) -> str | None:
-    """Let a text read some tables from the shared database; None where a table's place isn't plain."""
+def in_shared(sql: str, names: set[str], schema: str = SHARED) -> str | None:
+    """Let a text read some tables from the shared database (or another); None where a table's place isn't plain."""
     text = tokenize(sql)
     places: list[tuple[int, int, str]] = []
     for core in cores_of(text):
@@ -110,5 +110,5 @@ def in_shared(sql: str, names: set[str]) -> str | None:
     if any(seen.count(name) != times_named(text, name) for name in names):
         return None
     for start, end, name in sorted(places, reverse=True):
-        sql = f"{sql[:start]}{SHARED}.{quote(name)}{sql[end:]}"
+        sql = f"{sql[:start]}{schema}.{quote(name)}{sql[end:]}"
     return sql

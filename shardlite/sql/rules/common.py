@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold
@@ -11,7 +11,8 @@ from shardlite.sql.facts import Access, StatementKind
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
-from shardlite.sql.tokens import Token, closing, tokenize
+from shardlite.sql.tokens import closing, tokenize
+from shardlite.sql.triggers import conflict_of, read_trigger, table_at, trigger_target
 
 
 def key_words(table: Table) -> str:
@@ -91,7 +92,7 @@ def refuse_triggers(statement: Statement) -> None:
             )
     for name in statement.triggers:
         tokens = tokenize(schema.triggers[name]).tokens
-        for position in range(_after_on(tokens), len(tokens)):
+        for position in range(table_at(tokens) + 1, len(tokens)):
             found = tokens[position].name
             table = schema.tables.get(found) if found is not None else None
             touches = (table is not None and table.kind is not TableKind.REFERENCE) or found in schema.views
@@ -102,18 +103,10 @@ def refuse_triggers(statement: Statement) -> None:
                 )
 
 
-def _after_on(tokens: Sequence[Token]) -> int:
-    """Return the position after ``ON table`` in a CREATE TRIGGER."""
-    return next((i for i, token in enumerate(tokens) if token.key == "ON"), 0) + 2
-
-
 def _is_local(statement: Statement, name: str) -> bool:
     """Tell whether all that a trigger touches is sure to be on the shard of the row that fires it."""
-    from shardlite.sql.triggers import conflict_of, read_trigger
-
     sql = statement.schema.triggers[name]
-    tokens = tokenize(sql).tokens
-    fired = statement.schema.tables.get(tokens[_after_on(tokens) - 1].name or "")
+    fired = statement.schema.tables.get(trigger_target(sql))
     schema = statement.schema
     if fired is None:
         return False

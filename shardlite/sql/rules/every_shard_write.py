@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
+from shardlite.sql.ddl import conflict_clauses
 from shardlite.sql.facts import StatementKind
+from shardlite.sql.found_rows import changes_uniqueness
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.pins import facts_for, pin_of, same_key
 from shardlite.sql.rules.common import analysed, pin_advice
@@ -86,10 +88,21 @@ def _check_form(statement: Statement) -> None:
         raise _No("LIMIT, which chooses among the rows of all")
     keys = [token.key for token in statement.text.tokens]
     at = keys.index("UPDATE") if statement.kind is StatementKind.UPDATE else len(keys)
-    if keys[at + 1 : at + 2] == ["OR"] and keys[at + 2] != "ABORT":
-        raise _No(f"OR {keys[at + 2]}")
+    if keys[at + 1 : at + 2] == ["OR"]:
+        _check_tolerance(statement, keys[at + 2])
     if "FROM" in outside and statement.kind is StatementKind.UPDATE and statement.returns_rows:
         raise _No("FROM and RETURNING, whose rows come in the order of the join")
+
+
+def _check_tolerance(statement: Statement, action: str) -> None:
+    """Refuse to go on after a conflict, but where each row is its own conflict: NOT NULL and CHECK."""
+    if action in ("ABORT", "ROLLBACK"):
+        return
+    target = statement.schema.tables[statement.target or ""]
+    changed = {access.column for access in statement.prepared.updates}
+    tied = statement.triggers or any(table is not target for table in statement.written)
+    if action not in ("IGNORE", "REPLACE") or tied or changes_uniqueness(target, changed):
+        raise _No(f"OR {action}")
 
 
 def _outside_parentheses(statement: Statement) -> Iterator[str]:
@@ -103,8 +116,10 @@ def _outside_parentheses(statement: Statement) -> Iterator[str]:
 def _check_constraints(statement: Statement) -> None:
     """Refuse constraints that tolerate conflicts, and changes of what only all shards together could compare."""
     for table in statement.written:
-        if "CONFLICT" in tokenize(statement.schema.ddl.get(fold(table.name), "")).keywords():
-            raise _No(f"ON CONFLICT in the definition of {table.name}")
+        actions = {clause.action for clause in conflict_clauses(statement.schema.ddl.get(fold(table.name), ""))}
+        if statement.prepared.inserts | statement.prepared.updates:
+            for action in sorted(actions):
+                _check_tolerance(statement, action)
     for access in statement.prepared.updates:
         changed = statement.schema.tables.get(access.table)
         for constraint in unseen_uniqueness(changed) if changed is not None else ():

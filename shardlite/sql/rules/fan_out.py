@@ -81,6 +81,8 @@ def _check_clauses(statement: Statement, tree: Any) -> None:
     if any(isinstance(node, exp.Subquery) and not isinstance(node.this, exp.Query) for node in tree.walk()):
         raise _No("a nested join", "write it as a plain list of joins")
     if any(node is not tree for node in tree.find_all(exp.Query)):
+        if statement.whole is not statement:
+            raise _No("a view or WITH (a common table expression)", "")
         raise _No("a subquery", "run it first and pass its values as parameters")
     if any(tree.find_all(exp.Window)) or tree.args.get("windows"):
         raise _No("a window function", selecting)
@@ -121,7 +123,9 @@ def _check_joins(scopes: Scopes, scope: Scope) -> None:
             what = f"the table-valued function or view {source.name}" if source.name else "a nested join"
             raise _No(what, "")
         if source.joined == "other":
-            raise _No("a RIGHT or FULL JOIN", "write it as a LEFT JOIN, or as two queries")
+            if not _matches_keys(scope):
+                raise _No("a RIGHT or FULL JOIN", "write it as a LEFT JOIN, or as two queries")
+            continue
         if not source.table.sharded:
             continue
         if source.joined == "left" and not before:
@@ -133,7 +137,18 @@ def _check_joins(scopes: Scopes, scope: Scope) -> None:
         before.append(source)
 
 
-def with_rowid(statement: Statement, scope: Scope) -> tuple[str, bool]:
+def _matches_keys(scope: Scope) -> bool:
+    """Tell whether a FROM is a RIGHT or FULL JOIN of two sharded tables on equal keys.
+
+    Each shard then knows all that its rows can match, and which of them are left over.
+    """
+    if len(scope.sources) != 2:
+        return False
+    left, right = scope.sources
+    return same_key(right.matched, left, right)
+
+
+def with_rowid(statement: Statement, scope: Scope, shown: str = ROWID_COLUMN) -> tuple[str, bool]:
     """Put the rowid before the other columns, so that the merged rows come in the order of one file's scan."""
     only = scope.sources[0]
     table = only.table
@@ -143,4 +158,4 @@ def with_rowid(statement: Statement, scope: Scope) -> tuple[str, bool]:
     at = tokens[1].end if len(tokens) > 1 and tokens[1].key == "ALL" else tokens[0].end
     rowid = quote(table.rowid_name) if table.rowid_alias is not None else table.rowid_name
     sql = statement.sql
-    return f'{sql[:at]} {quote(only.alias_text)}.{rowid} AS "{ROWID_COLUMN}",{sql[at:]}', True
+    return f"{sql[:at]} {quote(only.alias_text)}.{rowid} AS {quote(shown)},{sql[at:]}", True

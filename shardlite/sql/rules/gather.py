@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
+from shardlite.router.keys import KeyType
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import Core, change_core, cores_of
 from shardlite.sql.facts import StatementKind
-from shardlite.sql.filters import filters_of
+from shardlite.sql.found_rows import found_rows
 from shardlite.sql.functions import PAST
-from shardlite.sql.names_in import ROWIDS, cte_names, stars_matter
+from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Pin, pin_of
-from shardlite.sql.plan import PlanKind
-from shardlite.sql.reduction import SHARED, Needed, Reduction
+from shardlite.sql.plan import PlanKind, Route
+from shardlite.sql.reduction import OWNED, SHARED, Needed
 from shardlite.sql.rules.common import analysed
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
 from shardlite.sql.stubs import index_ddl, index_in, source_columns, stub_ddl
 from shardlite.sql.template import Gathered, Source
 from shardlite.sql.tokens import Text, TokenKind, tokenize
+from shardlite.sql.triggers import trigger_target
 from shardlite.sql.virtual_tables import content_beside, virtual_sources
 
 _WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
@@ -27,14 +30,17 @@ _WRITES = (StatementKind.INSERT, StatementKind.UPDATE, StatementKind.DELETE)
 def gather(statement: Statement, why: str = "") -> Gathered | None:
     """Gather a query or a change of rows. ``why`` says why no other rule did it.
 
-    Of a table that is only read come the columns and rows that can be needed; a table that may change comes whole, and
-    so does what its foreign keys and triggers look at.
+    Of a table that is only read come the columns and rows that can be needed; of one that may change the rows that the
+    statement can find or meet (``found_rows.py``).
     """
+    statement = statement.whole
     if statement.kind not in (StatementKind.SELECT, *_WRITES):
         return None
+    if statement.prepared.attached_write:
+        return _attached_write(statement)
     if statement.kind in _WRITES or not statement.prepared.readonly:
         return _gather_write(statement, why)
-    needed = reduction_of(statement).needed
+    needed = statement.reduction.needed
     sources = [source_of(statement, needed[fold(table.name)]) for table in statement.tables if not table.virtual]
     sources += _virtual(statement)
     return Gathered(
@@ -42,12 +48,39 @@ def gather(statement: Statement, why: str = "") -> Gathered | None:
         without_index_hints(statement.text),
         statement.text,
         tuple(sources),
-        view_ddl(statement),
+        (*view_ddl(statement), *_settings(statement)),
         True,
         True,
         why or "the rows are brought together",
         statement.table_names,
         past=asks_past(statement),
+        attached=statement.attached,
+    )
+
+
+def _settings(statement: Statement) -> tuple[str, ...]:
+    """Return how the coordinator has to be set for the statement."""
+    return ("PRAGMA automatic_index = OFF",) if statement.without_automatic_indexes else ()
+
+
+def _attached_write(statement: Statement) -> Gathered:
+    """Bring what a change of an attached file reads of the shards: whole rows, as SQLite doesn't tell all columns."""
+    filters = found_rows(statement)
+    read = [(table, filters.get(fold(table.name), "")) for table in statement.tables if not table.virtual]
+    sources = [source_of(statement, Needed(table, condition), whole=True) for table, condition in read]
+    sources += _virtual(statement)
+    return Gathered(
+        PlanKind.ATTACHED_WRITE,
+        without_index_hints(statement.text),
+        statement.text,
+        tuple(sources),
+        (*view_ddl(statement), *_settings(statement)),
+        False,
+        statement.returns_rows,
+        "the attached file is changed, beside the rows that the change reads of the shards",
+        statement.table_names,
+        past=asks_past(statement),
+        attached=statement.attached,
     )
 
 
@@ -61,7 +94,7 @@ def _virtual(statement: Statement) -> list[Source]:
     schema = statement.schema
     virtual = [table for table in statement.tables if table.virtual]
     contents = {fold(found.name): found for table in virtual if (found := content_beside(table, schema)) is not None}
-    beside = [_whole(statement, found, None) for name, found in contents.items() if found not in statement.tables]
+    beside = [_all_columns(statement, found, None) for name, found in contents.items() if found not in statement.tables]
     return [*beside, *(source for table in virtual for source in virtual_sources(table, schema))]
 
 
@@ -81,8 +114,8 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
             raise NotSupportedError(
                 f"INSERT INTO {table.name}: its key stands beside the row: use manager.insert({table.name!r}, row, key)"
             )
-    filters = _filters_beside_changes(statement)
-    sources = [_whole(statement, t, filters.get(fold(t.name))) for t in statement.tables if not t.virtual]
+    filters = found_rows(statement)
+    sources = [_all_columns(statement, t, filters.get(fold(t.name))) for t in statement.tables if not t.virtual]
     sources += _virtual(statement)
     indexes = [text for table in statement.tables for text in statement.schema.index_texts(table.name)]
     touched = {fold(table.name) for table in statement.tables} | set(statement.views)
@@ -93,13 +126,14 @@ def _gather_write(statement: Statement, why: str) -> Gathered:
         statement.sql,
         statement.text,
         tuple(sources),
-        (*indexes, *views, *triggers),
+        (*indexes, *views, *triggers, *_settings(statement)),
         False,
         statement.returns_rows,
         why or "the rows are brought together",
         statement.table_names,
         tuple(table.name for table in written),
         asks_past(statement),
+        statement.attached,
     )
 
 
@@ -108,7 +142,7 @@ def _views_for(statement: Statement) -> set[str]:
     return set(statement.views) | {statement.target or ""}
 
 
-def _whole(statement: Statement, table: Table, condition: str | None) -> Source:
+def _all_columns(statement: Statement, table: Table, condition: str | None) -> Source:
     names = [quote(column.name) for column in table.columns if column.writable]
     if table.rowid_name is not None and table.rowid_alias is None:
         names.insert(0, table.rowid_name)
@@ -141,55 +175,36 @@ def refuse_unchecked_conflicts(statement: Statement) -> None:
             )
 
 
-def trigger_target(sql: str) -> str:
-    """Return the folded name of the table or view that a trigger stands on."""
-    tokens = tokenize(sql).tokens
-    at = next((i for i, token in enumerate(tokens) if token.key == "ON"), 0) + 1
-    if at + 2 < len(tokens) and tokens[at + 1].key == ".":
-        at += 2
-    return tokens[at].name or ""
+def source_of(
+    statement: Statement,
+    needed: Needed,
+    *,
+    shared: bool | None = None,
+    by: tuple[KeyType, Sequence[str]] | None = None,
+    whole: bool = False,
+) -> Source:
+    """Return how the rows of a table are brought.
 
-
-def reduction_of(statement: Statement) -> Reduction:
-    """Return the rows that a query needs of each of its tables."""
-    schema, texts = statement.schema, texts_of(statement)
-    behind = {item.name for _, cores in texts[1:] for core in cores for item in core.items}
-    return Reduction(
-        texts,
-        schema.tables,
-        list(statement.tables),
-        statement.rows,
-        schema.functions.names,
-        closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
-        unshared=frozenset(behind) | _in_main(statement.text) if statement.staged else frozenset(schema.tables),
-    )
-
-
-def _in_main(text: Text) -> frozenset[str]:
-    """Return the tables that the text names together with their schema."""
-    tokens = text.tokens
-    return frozenset(
-        tokens[position + 2].name or ""
-        for position in range(len(tokens) - 2)
-        if tokens[position].name in ("main", "temp") and tokens[position + 1].key == "."
-    )
-
-
-def source_of(statement: Statement, needed: Needed, *, shared: bool | None = None) -> Source:
-    """Return how the rows of a table are brought."""
+    ``by``: to the shards that own the keys (of this type) that these columns hold. ``whole``: all columns of them, for
+    any parameters.
+    """
     table = needed.table
     shared = needed.shared if shared is None else shared
-    schema = SHARED if shared else "main"
-    wanted = wanted_columns(statement, table)
+    schema = OWNED if by is not None else SHARED if shared else "main"
+    wanted = None if whole else wanted_columns(statement, table)
     selected, inserted = source_columns(table, wanted)
     distinct = ""
     if needed.distinct and _may_count_once(table, wanted):
         distinct = "DISTINCT "
         rowid = quote(table.rowid_alias) if table.rowid_alias is not None else table.rowid_name
         selected = inserted = [name for name in selected if name != rowid]
-    sql = f"SELECT {distinct}{', '.join(selected)} FROM main.{quote(table.name)}"
+    every = sql = f"SELECT {distinct}{', '.join(selected)} FROM main.{quote(table.name)}"
     if needed.condition:
         sql += f" WHERE {needed.condition}"
+    route = None
+    if by is not None:
+        key_type, names = by
+        route = Route(key_type, tuple(names), tuple(inserted.index(quote(name)) for name in names))
     return Source(
         table.name,
         stub_ddl(table, schema),
@@ -198,9 +213,24 @@ def source_of(statement: Statement, needed: Needed, *, shared: bool | None = Non
         sql,
         table.kind is TableKind.SHARDED,
         _pins(statement, table),
-        (*index_ddl(table, schema), *(index_in(text, schema) for text in statement.schema.index_texts(table.name))),
-        needed.level if shared else None,
+        _indexes(statement, table, schema, selected),
+        needed.level if shared or by is not None else None,
+        every if whole and needed.condition else "",
+        weight=needed.weight,
+        route=route,
     )
+
+
+def _indexes(statement: Statement, table: Table, schema: str, selected: Sequence[str]) -> tuple[str, ...]:
+    """Return the indexes that are worth making where many rows come: the table's own, or what SQLite may not make."""
+    own = [index_in(text, schema) for text in statement.schema.index_texts(table.name)]
+    if statement.without_automatic_indexes:
+        own += [
+            f"CREATE INDEX {schema}.{quote(f'_shardlite_{table.name}_on_{number}')} ON {quote(table.name)}({column})"
+            for number, column in enumerate(selected)
+            if column != table.rowid_name
+        ]
+    return (*index_ddl(table, schema), *own)
 
 
 def _may_count_once(table: Table, wanted: frozenset[str] | None) -> bool:
@@ -216,76 +246,15 @@ def wanted_columns(statement: Statement, table: Table) -> frozenset[str] | None:
     SQLite reports those that it reads, but not the ones that USING and NATURAL compare; so all that the text (or a
     view's) names count too.
     """
-    texts = texts_of(statement)
-    if any("NATURAL" in text.keywords() for text, _ in texts):
+    if statement.has_natural_joins:
         return None
-    name = fold(table.name)
-    named = {token.name for text, _ in texts for token in text.tokens}
+    name, named = fold(table.name), statement.all_names
     rowids = frozenset(name for name in ROWIDS if name in named)
-    if not any(stars_matter(text, cores) for text, cores in texts):
+    if not statement.stars_matter:
         # SQLite reports every column for the * in EXISTS (SELECT * ...), which nobody looks at.
         return frozenset(column for column in table.by_name if column in named) | rowids
     read = {access.column for access in statement.prepared.reads if access.table == name}
     return frozenset(column for column in table.by_name if column in read or column in named) | rowids
-
-
-def texts_of(statement: Statement) -> list[tuple[Text, list[Core]]]:
-    """Return the statement and the views that it uses, with their SELECTs."""
-    views = [tokenize(statement.schema.views[name]) for name in statement.views]
-    return [(statement.text, statement.cores), *((text, cores_of(text)) for text in views)]
-
-
-def _filters_beside_changes(statement: Statement) -> dict[str, str]:
-    """Return the conditions for tables that a change only reads, and that no foreign key and no trigger looks at."""
-    words = statement.text.keywords()
-    if "CONFLICT" in words:
-        return {}  # what follows ON CONFLICT would be taken for a part of the SELECT's WHERE
-    schema = statement.schema
-    written = {fold(table.name) for table in statement.written}
-    parents = {fold(key.parent) for table in statement.written for key in table.foreign_keys}
-    children = {fold(t.name) for t in statement.tables if any(fold(key.parent) in written for key in t.foreign_keys)}
-    fired = {token.name for name in statement.triggers for token in tokenize(schema.triggers[name]).tokens}
-    # SQLite looks at the children of a new row too, but it has none yet.
-    plain_insert = statement.kind is StatementKind.INSERT and "REPLACE" not in words and not statement.triggers
-    tied = written | parents | fired | (set() if plain_insert else children)
-    (text, cores), *views = texts_of(statement)
-    change = change_core(text)
-    if change is not None:
-        cores = [change, *cores]
-        if _sees_only_found_rows(statement):
-            tied -= written
-    found = {
-        name: condition
-        for name, condition in filters_of([(text, cores), *views], schema.tables, schema.functions.names).items()
-        if name not in tied
-    }
-    if plain_insert:
-        texts = [statement.text, *(tokenize(schema.views[view]) for view in statement.views)]
-        named = {token.name for text in texts for token in text.tokens}
-        found |= dict.fromkeys(children - tied - named, "0")
-    return found
-
-
-def _sees_only_found_rows(statement: Statement) -> bool:
-    """Tell whether an UPDATE or DELETE meets other rows of its table than those that its text finds in no way.
-
-    Triggers, foreign keys that point to the table, and what is UNIQUE would.
-    """
-    target = statement.schema.tables.get(statement.target or "")
-    if target is None or statement.triggers or any(table is not target for table in statement.written):
-        return False
-    if any(fold(key.parent) == statement.target for t in statement.schema.tables.values() for key in t.foreign_keys):
-        return False
-    if statement.kind is StatementKind.DELETE:
-        return True
-    changed = {access.column for access in statement.prepared.updates}
-    apart = {None if name is None else fold(name) for constraint in target.unique for name in constraint.columns}
-    apart |= {fold(name) for name in target.primary_key}
-    if None in apart or any(constraint.partial for constraint in target.unique):
-        return False
-    if any(target.by_name[name].generated for name in apart if name is not None):
-        return False
-    return not changed & apart and changed <= set(target.by_name)
 
 
 def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:

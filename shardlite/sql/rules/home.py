@@ -37,7 +37,7 @@ def home(statement: Statement) -> Template | None:
         reason = "no table is read"
     return Placed(
         PlanKind.HOME,
-        statement.sql,
+        statement.whole.sql,
         statement.prepared.readonly,
         reason,
         statement.table_names,

@@ -24,7 +24,7 @@ from shardlite.sql.rules.common import (
     refuse_views,
     unlocal_uniqueness,
 )
-from shardlite.sql.rules.insert_query import insert_query
+from shardlite.sql.rules.insert_query import firing, ignores_rows, insert_query
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Template
 from shardlite.sql.tokens import Text
@@ -71,7 +71,9 @@ def _insert(statement: Statement) -> Template:
     refuse_key_changes(statement)
     if pieces.conflict in ("IGNORE", "REPLACE"):
         refuse_tolerance_in_triggers(statement, f"OR {pieces.conflict}")
-    explicit_id_conflict = _check_conflicts(target, pieces)
+    ignoring = next((name for name in firing(statement, target) if ignores_rows(statement.schema.triggers[name])), None)
+    explicit_id_conflict = _check_conflicts(target, pieces, ignoring)
+    several = _several_keys(statement, target)
     return InsertTemplate(
         statement.text,
         target,
@@ -79,14 +81,20 @@ def _insert(statement: Statement) -> Template:
         statement.table_names,
         statement.returns_rows,
         explicit_id_conflict,
-        _several_keys(statement, target),
+        several,
+        None if several is None and explicit_id_conflict is None else insert_query(statement, values=True),
     )
 
 
-def _check_conflicts(table: Table, pieces: Insertion) -> str | None:
-    """Refuse a tolerated conflict that may lie on another shard; return the refusal for a stated id."""
+def _check_conflicts(table: Table, pieces: Insertion, ignoring: str | None) -> str | None:
+    """Refuse a tolerated conflict that may lie on another shard; return the refusal for a stated id.
+
+    ``ignoring`` is a trigger that may leave a row out before its id is looked at.
+    """
     if pieces.conflict not in _TOLERANT:
-        return None
+        if ignoring is None or unlocal_uniqueness(table) is None:
+            return None
+        return f"INSERT INTO {table.name} with an id, whose row the trigger {ignoring} may leave out"
     unlocal = unlocal_uniqueness(table)
     if unlocal is None:
         if not pieces.takes_id or table.rowid_alias is not None:
@@ -129,8 +137,18 @@ class InsertTemplate:
     returns_rows: bool
     explicit_id_conflict: str | None
     several_keys: str | None
+    otherwise: Template | None = None
+    """How rows go in that have to do with each other: as those of a query."""
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        try:
+            return self._bind(parameters, layout)
+        except NotSupportedError:
+            if self.otherwise is None:
+                raise
+            return self.otherwise.bind(parameters, layout)
+
+    def _bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         values = Values(self.text, parameters)
         ids = [self._stated_id(row, values) for row in self.pieces.rows]
         missing = sum(found is GENERATED_ID for found in ids)

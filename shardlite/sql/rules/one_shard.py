@@ -21,6 +21,7 @@ from shardlite.sql.rules.common import (
 from shardlite.sql.rules.every_shard_write import describe_every_shard_write
 from shardlite.sql.rules.fan_out import describe_fan_out
 from shardlite.sql.rules.gather import gather
+from shardlite.sql.rules.layers import layered_pins
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import FannedOut, FannedOutWrite, Gathered, Pinned, PushedDown, Template
@@ -34,6 +35,8 @@ def one_shard(statement: Statement) -> Template | None:
     if writes:
         _check_write(statement)
     pins = pins_of(statement)
+    if pins is None and not writes:
+        pins = layered_pins(statement)
     if pins is None:
         return None
     tables = ", ".join(sorted({pin.table for pin in pins}))
@@ -44,13 +47,14 @@ def one_shard(statement: Statement) -> Template | None:
         otherwise = describe_fan_out(statement)
         if isinstance(otherwise, str):
             otherwise = push_down(statement) or gather(statement, otherwise) or otherwise
+    whole = statement.whole
     return Pinned(
-        statement.sql,
+        whole.sql,
         statement.prepared.readonly,
         statement.returns_rows,
         f"the key of {tables} is pinned",
-        statement.table_names,
-        statement.text,
+        whole.table_names,
+        whole.text,
         pins,
         otherwise,
         one_key(pins),

@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from shardlite.router.table import TableKind
-from shardlite.sql.clauses import PART, Select, Sources, Texts, Unsure, part_column, read_select
-from shardlite.sql.compound import Arm, Compound
-from shardlite.sql.cores import Core, Span
-from shardlite.sql.derived import derived_core, derived_table
+from shardlite.sql.clauses import PART, Select, Texts, Unsure, part_column
+from shardlite.sql.compound import Compound
+from shardlite.sql.cores import Span
+from shardlite.sql.derived import derived_columns
 from shardlite.sql.facts import StatementKind
-from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
-from shardlite.sql.locality import (
-    calls_aggregate,
-    equates_unlike,
-    has_windows,
-    holds_key,
-    inside,
-    require_local_subqueries,
-    require_local_windows,
-)
-from shardlite.sql.pins import Pin, pin_of
-from shardlite.sql.rules.common import analysed
-from shardlite.sql.rules.fan_out import joins_locally, with_rowid
+from shardlite.sql.functions import AGGREGATES
+from shardlite.sql.pins import Pin
+from shardlite.sql.rules.fan_out import with_rowid
 from shardlite.sql.rules.gather import gather
-from shardlite.sql.scopes import Scope
+from shardlite.sql.rules.layers import Layers, arms_of, layers_of, only_piece, pins_for
+from shardlite.sql.rules.queries import Query, check_functions, check_rows, queries_of
 from shardlite.sql.sorted_rows import SortedRows
 from shardlite.sql.statement import Statement
-from shardlite.sql.template import FannedOut, PushedDown, Source
-from shardlite.sql.tokens import TokenKind
+from shardlite.sql.template import FannedOut, Merged, PushedDown, Source
+from shardlite.sql.tokens import Constant, TokenKind, unnumbered
 from shardlite.sql.two_phase import COMBINED, TwoPhase
-
-_OWN = AGGREGATES | WINDOWS | {"min", "max", "coalesce", "abs"}
-"""What the texts that put the parts together call, and what is told from a scalar function by its name."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Query:
-    """One outermost SELECT. ``below``: it has subqueries; ``by_key``: all rows of a group are on one shard."""
-
-    select: Select
-    sources: Sources
-    scope: Scope
-    below: bool
-    grouped: bool
-    by_key: bool
-    windows: bool
 
 
 def push_down(statement: Statement) -> PushedDown | FannedOut | None:
@@ -54,157 +28,136 @@ def push_down(statement: Statement) -> PushedDown | FannedOut | None:
     if statement.kind is not StatementKind.SELECT or not statement.prepared.readonly:
         return None
     try:
-        return _push_down(statement)
+        try:
+            layers = layers_of(statement)
+        except Unsure:
+            return _over_parts(statement)
+        if layers is None:
+            return _push_down(statement, None)
+        found = _push_down(layers.outer, layers)
+        return None if found is None else layers.restored(found)
     except Unsure:
         return None
 
 
-def _push_down(statement: Statement) -> PushedDown | FannedOut | None:
-    text, scopes = statement.text, statement.scopes
-    if scopes is None or text.head != "SELECT" or statement.of_kind(TableKind.SINGLE) or not analysed(statement):
+def _over_parts(statement: Statement) -> PushedDown | None:
+    """Push down the only subquery in FROM, whose groups lie over several shards; the rest runs over what comes of it.
+
+    The parts of groups have the types and collations of the columns that they are of; what else a subquery may show
+    must have none.
+    """
+    only = only_piece(statement)
+    if only is None:
         return None
-    if statement.schema.functions.names & _OWN:
-        return None  # a function of the user's own by the name of one that is taken apart here
-    cores = statement.cores
-    outer = [core for core in cores if core.parent is None]
-    roots = [scope for scope in scopes.scopes if scope.parent is None]
-    if not outer or len(cores) != len(scopes.scopes):
+    outer, name, inner, columns = only
+    layers = layers_of(inner)
+    subject = inner if layers is None else layers.outer
+    queries = queries_of(subject)
+    query = queries[0]
+    if len(queries) > 1 or not query.grouped or query.by_key:
         return None
-    if len(outer) == 1 and len(roots) == 2:
-        return _over_derived(statement, outer[0], roots)
-    if len(outer) != len(roots):
+    if not all(column.typed for column in derived_columns(arms_of(queries), columns)):
         return None
-    ends = [*(core.span.end for core in outer[:-1]), len(text.tokens)]
-    queries = [_query(statement, *each) for each in zip(outer, roots, ends, strict=True)]
-    names = statement.columns(_without_limit(statement, queries[-1].select))
-    if not names or "" in names:
+    found = _aggregated(subject, query, columns, pins_for(subject, query, layers))
+    restored = found if found is None or layers is None else layers.restored(found)
+    if not isinstance(restored, PushedDown):
         return None
+    whole = statement.whole
+    sql = unnumbered(outer.sql.replace(name, f"({restored.sql})"), whole.text)
+    if not whole.names or statement.names_of(_stub(restored.part.width) + sql) != whole.names:
+        return None
+    return replace(restored, sql=sql, text=whole.text, tables=whole.table_names)
+
+
+def _push_down(statement: Statement, layers: Layers | None) -> PushedDown | FannedOut | None:
+    queries = queries_of(statement)
+    shown = statement.names
+    names = shown if layers is None else statement.whole.names
+    if not names or "" in names or len(names) != len(shown):
+        return None
+    found = _answered(statement, queries, names, layers)
+    if isinstance(found, FannedOut) and shown != names:
+        return None  # the shards' own names are the answer's
+    return found
+
+
+def _answered(
+    statement: Statement, queries: Sequence[Query], names: Sequence[str], layers: Layers | None
+) -> PushedDown | FannedOut | None:
     if len(queries) > 1:
         return _compound(statement, queries, names)
-    return _single(statement, queries[0], names, _pins(statement, queries[0]))
-
-
-def _single(
-    statement: Statement, query: _Query, names: Sequence[str], pins: tuple[Pin, ...]
-) -> PushedDown | FannedOut | None:
+    query = queries[0]
+    pins = pins_for(statement, query, layers)
     if query.grouped and not query.by_key:
         return _aggregated(statement, query, names, pins)
     return _rows(statement, query, names, pins)
 
 
-def _over_derived(statement: Statement, outer: Core, roots: Sequence[Scope]) -> PushedDown | FannedOut | None:
-    """Push down a query over a subquery whose rows are those of the shards."""
-    text, cores = statement.text, statement.cores
-    core = derived_core(text, cores, outer)
-    if core is None or any(other is not core and other.parent is outer for other in cores):
-        return None
-    inner = _query(statement, core, roots[1], core.span.end)
-    if inner.select.core.distinct or (inner.grouped and not inner.by_key):
-        return None
-    if not any(source.table is not None and source.table.sharded for source in inner.scope.sources):
-        return None  # every shard would give its rows
-    select = read_select(text, outer, len(text.tokens))
-    tokens = text.tokens
-    shown = statement.columns(statement.sql[tokens[core.span.start].start : tokens[core.span.end - 1].end])
-    names = statement.columns(_without_limit(statement, select))
-    if not shown or not names or "" in names:
-        return None
-    source = derived_table(outer.items[0], inner.select, inner.sources, shown, roots[0].number)
-    sources = Sources(text, outer, [source])
-    grouped = _is_grouped(select, [core])
-    by_key = grouped and _groups_by_key(select, sources)
-    windows = has_windows(text.tokens, outer)
-    if windows:
-        require_local_windows(select, sources)
-    query = _Query(select, sources, roots[0], True, grouped, by_key, windows)
-    return _single(statement, query, names, _pins(statement, inner))
-
-
-def _query(statement: Statement, core: Core, scope: Scope, end: int) -> _Query:
-    """Take an outermost SELECT apart and check that it needs rows of one shard for each row of its FROM."""
-    text, scopes = statement.text, statement.scopes
-    if scopes is None or not joins_locally(scopes, scope):
-        raise Unsure("a join over several shards")
-    if [(item.name, item.alias) for item in core.items] != [(source.name, source.alias) for source in scope.sources]:
-        raise Unsure("a query in an unusual place")
-    select = read_select(text, core, end)
-    sources = Sources(text, core, scope.sources)
-    inner = inside(statement.cores, core)
-    if inner:
-        require_local_subqueries(text, inner, scopes, core, scope, sources)
-    grouped = _is_grouped(select, inner)
-    sorts = bool(select.order) or core.distinct or core.group is not None
-    if sorts and equates_unlike(text, core, sources):
-        raise Unsure("equality of text and numbers")
-    by_key = grouped and _groups_by_key(select, sources)
-    windows = has_windows(text.tokens, core)
-    if windows:
-        require_local_windows(select, sources)
-    return _Query(select, sources, scope, bool(inner), grouped, by_key, windows)
-
-
-def _compound(statement: Statement, queries: Sequence[_Query], names: Sequence[str]) -> PushedDown | FannedOut | None:
+def _compound(statement: Statement, queries: Sequence[Query], names: Sequence[str]) -> PushedDown | FannedOut | None:
     """Push down a UNION and its like."""
-    _check_rows(statement, queries)
+    check_rows(statement, queries)
     for query in queries:
         if query.grouped and not query.by_key:
             return None
-        if not any(source.table is not None and source.table.sharded for source in query.scope.sources):
+        if not query.sharded:
             return None  # every shard would give its rows
-    compound = Compound([Arm(query.select, query.sources) for query in queries], names)
+    compound = Compound(arms_of(queries), names)
     reason = "each shard does it for its rows"
     if compound.final_only_concatenates:
         return FannedOut(statement.sql, False, reason, statement.table_names, statement.text, ())
     return _split(statement, compound.write(), names, reason, ())
 
 
-def _check_rows(statement: Statement, queries: Sequence[_Query]) -> None:
-    """Check the functions of queries whose rows are those of the shards."""
-    windows = any(query.windows for query in queries)
-    aggregates = windows or any(query.grouped or query.below for query in queries)
-    if statement.prepared.aggregates and not aggregates:
-        raise Unsure("an aggregate that the text doesn't show")
-    allowed = AGGREGATES if aggregates else frozenset[str]()
-    _check_functions(statement, allowed | WINDOWS if windows else allowed)
-
-
 def _rows(
-    statement: Statement, query: _Query, names: Sequence[str], pins: tuple[Pin, ...]
+    statement: Statement, query: Query, names: Sequence[str], pins: tuple[Pin, ...]
 ) -> PushedDown | FannedOut | None:
     """Push down a query whose rows are those of all shards."""
-    _check_rows(statement, (query,))
+    check_rows(statement, (query,))
     select = query.select
     reason = "each shard sorts its rows and the sorted are put together"
     if query.grouped:
         reason = "each group is on one shard"
     if select.order or select.limit is not None or select.core.distinct:
-        return _split(statement, SortedRows(select, query.sources, names).write(), names, reason, pins)
+        return _split(statement, _sorted_rows(statement, query, names), names, reason, pins, select)
     sql, merge = statement.sql, False
     if query.windows:
         reason = "each window is on one shard"
     elif not query.grouped:
-        reason = "what its subqueries look at is on the row's shard"
+        reason = "what its subqueries look at is on the row's shard" if query.below else "each shard joins its rows"
         sql, merge = with_rowid(statement, query.scope)
     return FannedOut(sql, merge, reason, statement.table_names, statement.text, pins)
 
 
-def _aggregated(statement: Statement, query: _Query, names: Sequence[str], pins: tuple[Pin, ...]) -> PushedDown | None:
+def _sorted_rows(statement: Statement, query: Query, names: Sequence[str]) -> Texts:
+    """Write the texts of a query whose rows are sorted, cut to a LIMIT, or freed of duplicates."""
+    schema = statement.schema
+    # What a function of the user's gives is Unicode, and the function mustn't be called more often than it has to be.
+    swaps = not schema.functions.names & {"hex", *statement.whole.prepared.functions}
+    return SortedRows(query.select, query.sources, names, schema.collations, swaps=swaps).write()
+
+
+def _aggregated(statement: Statement, query: Query, names: Sequence[str], pins: tuple[Pin, ...]) -> PushedDown | None:
     """Push down a query whose groups lie over several shards."""
     if query.windows:
         return None
-    _check_functions(statement, COMBINED | AGGREGATES if query.below else COMBINED)
+    check_functions(statement, COMBINED | AGGREGATES if query.below else COMBINED)
     reason = "each shard aggregates its rows and the parts are put together"
     texts = TwoPhase(query.select, query.sources, names).write()
     return _split(statement, texts, names, reason, pins)
 
 
 def _split(
-    statement: Statement, texts: Texts, names: Sequence[str], reason: str, pins: tuple[Pin, ...]
+    statement: Statement,
+    texts: Texts,
+    names: Sequence[str],
+    reason: str,
+    pins: tuple[Pin, ...],
+    select: Select | None = None,
 ) -> PushedDown | None:
-    """Return the plan of a split query if SQLite takes both of its texts."""
+    """Return the plan of a split query if SQLite takes both of its texts. ``select``: one whose rows may be merged."""
     listed = ", ".join(map(part_column, range(texts.width)))
-    stub = f"WITH {PART}({listed}) AS (SELECT {', '.join(['NULL'] * texts.width)}) "
-    if len(statement.columns(texts.shard)) != texts.width or statement.columns(stub + texts.final) != tuple(names):
+    final = _stub(texts.width) + texts.final
+    if len(statement.columns(texts.shard)) != texts.width or statement.columns(final) != tuple(names):
         return None
     otherwise = gather(statement, reason) if texts.may_overflow else None
     part = Source(
@@ -216,57 +169,45 @@ def _split(
         True,
         pins,
     )
-    return PushedDown(texts.final + texts.final_limit, statement.text, part, reason, statement.table_names, otherwise)
+    return PushedDown(
+        texts.final + texts.final_limit,
+        statement.text,
+        part,
+        reason,
+        statement.table_names,
+        otherwise,
+        merged=_merged(statement, texts, names, pins, select),
+    )
 
 
-def _without_limit(statement: Statement, select: Select) -> str:
-    """Return the text up to its LIMIT: SQLite refuses NULL there, and its parameters have no values yet."""
-    tokens = statement.text.tokens
-    at = next((i for i in range(select.core.span.end, len(tokens)) if tokens[i].key == "LIMIT"), None)
-    return statement.sql if at is None else statement.sql[: tokens[at].start]
+def _merged(
+    statement: Statement, texts: Texts, names: Sequence[str], pins: tuple[Pin, ...], select: Select | None
+) -> Merged | None:
+    """Return the way of sorted shards, where there is one: with a LIMIT whose number the parameters tell."""
+    if texts.merged is None or select is None:
+        return None
+    sql, limit, terms, words = texts.merged
+    if len(statement.columns(sql)) != texts.width:
+        return None
+    amounts = [_amount(select, span) for span in (select.limit, select.offset) if span is not None]
+    if None in amounts:
+        return None
+    given = tuple(one for one in amounts if one is not None)
+    return Merged(sql, limit, pins, tuple(names), terms, words, given)
 
 
-def _pins(statement: Statement, query: _Query) -> tuple[Pin, ...]:
-    """Return a pin that may leave shards out: of a source whose rows every row of the result needs."""
-    scopes = statement.scopes
-    if scopes is None:
-        return ()
-    inner = [r for r in query.scope.sources if r.table is not None and r.table.sharded and r.joined == "inner"]
-    return tuple(pin for reference in inner if (pin := pin_of(scopes, reference)) is not None)[:1]
-
-
-def _check_functions(statement: Statement, allowed: frozenset[str]) -> None:
-    functions = statement.prepared.functions - allowed
-    found = not_shardable(functions, statement.text, statement.schema.functions)
-    if found is not None:
-        raise Unsure(found)
-
-
-def _is_grouped(select: Select, inner: Sequence[Core]) -> bool:
-    """Tell whether the rows are grouped: by a clause, or by an aggregate outside of its subqueries."""
-    core, tokens = select.core, select.text.tokens
-    if core.group is not None or core.having is not None:
-        return True
-    below = {at for other in inner for at in range(*other.span)}
-    spans = [core.columns, *(term.span for term in select.order)]
-    return any(calls_aggregate(tokens, at) for span in spans for at in range(*span) if at not in below)
-
-
-def _groups_by_key(select: Select, sources: Sources) -> bool:
-    """Tell whether all rows of a group are on one shard: the key of a table that every row has is among its terms."""
-    return holds_key(sources, [sources.single(_meant(select, sources, span)) for span in select.group])
-
-
-def _meant(select: Select, sources: Sources, span: Span) -> Span:
-    """Return the result column's expression where a GROUP BY term is its number or its name."""
-    token = select.text.tokens[span.start]
+def _amount(select: Select, span: Span) -> Constant | None:
+    """Return what LIMIT or OFFSET says, where that is a number or a parameter."""
     if span.end - span.start != 1:
-        return span
-    if token.kind is TokenKind.NUMBER and token.text.isdigit() and 0 < int(token.text) <= len(select.outputs):
-        if any(output.star for output in select.outputs):
-            return span
-        return select.outputs[int(token.text) - 1].span
-    named = [output for output in select.outputs if output.alias and output.alias == token.name]
-    if named and sources.find((token.name or "",)) is None:
-        return named[0].span
-    return span
+        return None
+    token = select.text.tokens[span.start]
+    if token.kind is TokenKind.PARAMETER:
+        return Constant(parameter=token.index)
+    is_number = token.kind is TokenKind.NUMBER and token.text.isdigit() and len(token.text) < 18
+    return Constant(int(token.text)) if is_number else None
+
+
+def _stub(width: int) -> str:
+    """Return a WITH that stands for the table of the shards' rows while a final text is prepared."""
+    listed = ", ".join(map(part_column, range(width)))
+    return f"WITH {PART}({listed}) AS (SELECT {', '.join(['NULL'] * width)}) "

@@ -7,14 +7,15 @@ from shardlite.names import is_reserved
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.plan import PlanKind
 from shardlite.sql.pragmas import FILE_TABLES, PRAGMAS, Pragma, PragmaPlace, answered
+from shardlite.sql.rules.attached import attached_pragma, refuse_attached_change
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import Placed, Template
 from shardlite.sql.tokens import TokenKind
 
 _REFUSED = {
     StatementKind.TRANSACTION: "belongs to one connection: take one of manager.pool(n), for rows of that shard",
-    StatementKind.ATTACH: "belongs to one connection: bring the data in with import, or attach on manager.pool(n)",
-    StatementKind.DETACH: "belongs to one connection, and nothing is attached to the manager",
+    StatementKind.ATTACH: "belongs to one connection: call manager.attach(schema, path), which all statements see",
+    StatementKind.DETACH: "belongs to one connection: call manager.detach(schema)",
 }
 _AS_ONE_FILE = "the schema is told as one file would hold it"
 _FUNCTION_PREFIX = "pragma_"
@@ -27,8 +28,9 @@ def session(statement: Statement) -> Template | None:
         head = statement.text.head
         raise NotSupportedError(f"{head} {_REFUSED[statement.kind]}")
     if statement.kind is StatementKind.PRAGMA:
-        return _pragma(statement)
+        return attached_pragma(statement) or _pragma(statement)
     if statement.kind is StatementKind.VACUUM:
+        refuse_attached_change(statement)
         return _vacuum(statement)
     if statement.kind is StatementKind.EMPTY:
         return Placed(PlanKind.HOME, statement.sql, True, "there is nothing to run")

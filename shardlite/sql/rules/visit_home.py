@@ -12,7 +12,7 @@ from shardlite.sql.clauses import PART, part_column
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.names_in import cte_names
 from shardlite.sql.rules.broadcast import in_shared
-from shardlite.sql.rules.gather import reduction_of, source_of
+from shardlite.sql.rules.gather import source_of
 from shardlite.sql.statement import Statement
 from shardlite.sql.template import PushedDown, Source
 
@@ -25,7 +25,7 @@ def visit_home(statement: Statement) -> PushedDown | None:
     whole = statement.of_kind(TableKind.SINGLE)
     if not sharded or not whole or statement.views:
         return None
-    reduction = reduction_of(statement)
+    reduction = statement.reduction
     moved = sum(reduction.needed[fold(table.name)].rows for table in sharded)
     stays = sum(reduction.needed[fold(table.name)].rows for table in whole)
     if not any(table.virtual for table in whole) and stays < moved:
@@ -41,7 +41,7 @@ def visit_home(statement: Statement) -> PushedDown | None:
     shown = ", ".join(f"{part_column(number)} AS {quote(name)}" for number, name in enumerate(columns))
     return PushedDown(
         f"SELECT {shown} FROM {PART} ORDER BY {PART}.rowid",
-        statement.text,
+        statement.whole.text,
         part,
         f"{', '.join(sorted(table.name for table in whole))} can stay on the home shard; the other rows go there",
         statement.table_names,
