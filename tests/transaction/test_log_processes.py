@@ -84,7 +84,7 @@ def settle(world: SqliteWorld, log: CommitLog, shard: int) -> int:
     return watermark
 
 
-@pytest.mark.parametrize("rounds", [6, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [6, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_random_and_taken_over(tmp_path: Path, rounds: int) -> None:
     """Two processes commit until they are killed; another settles, commits and stays. Nothing acknowledged is lost."""
     world = SqliteWorld(str(tmp_path))
