@@ -22,7 +22,7 @@ from shardlite.transaction.commit_log import CommitLog
 from shardlite.transaction.events import Event, subscribe
 from shardlite.transaction.group_commit import Fate, GroupCommit
 from shardlite.transaction.log_file import LogFile, log_path
-from shardlite.transaction.log_format import SECTOR
+from shardlite.transaction.log_format import SECTOR, entry_of
 
 EIO = OSError(errno.EIO, "input/output error")
 ENOSPC = OSError(errno.ENOSPC, "no space left on device")
@@ -634,6 +634,60 @@ def test_parts_are_written_ahead_and_read(world: World) -> None:
     assert len(world.disk.files) == len(world.catalog.rows) == 2
     with pytest.raises(ShardUnavailableError, match="3 of the 3 parts"):
         list(world.log.parts(found))
+
+
+def test_parts_go_before_their_decision(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts without a decision are taken for those of none, so a decision stays as long as its parts."""
+    monkeypatch.setattr(own_logs, "HALF_FULL", 2 * SECTOR)
+    world.log.prepare()
+    writer = world.log.write_ahead(0xA1)
+    writer.add(0, b"x")
+    plain = record_of({0: 1}, token=0xA1)
+    record = type(plain)(0xA1, 1, 1, plain.participants, (b"",), writer.finish())
+    world.commit(record)
+    with monkeypatch.context() as patch:
+        patch.setattr(own_logs.OwnLogs, "_retire_parts", lambda self: None)
+        world.commit(record_of({0: 2}))
+        world.commit(record_of({0: 3}))
+        world.log.retire()
+        assert world.log.find(0xA1) == record
+    for held in world.log._own.old:
+        held.not_before = 0
+    world.log.retire()
+    assert world.log.find(0xA1) is None
+    assert len(world.disk.files) == 2
+
+
+def test_the_number_of_a_lost_file_is_not_used_anew(world: World) -> None:
+    world.catalog.add_log(0)
+    world.log.prepare()
+    assert world.log._own._own_numbers() == {1, 2}
+    with pytest.raises(ShardUnavailableError, match=r"commit_0.log: missing"):
+        world.log.highest()
+    world.catalog.remove_log(0)
+
+
+def test_what_isnt_synced_yet_is_not_durable(world: World) -> None:
+    world.log.prepare()
+    record = record_of({0: 1})
+    assert world.log._own.active is not None
+    world.log._own.active.file.append([entry_of(record)])
+    (found,) = world.log.unapplied(0, 0)
+    assert not world.log.is_durable(found)
+    world.log._own.active.file.sync()
+    assert world.log.is_durable(found)
+
+
+def test_no_change_to_a_file_without_space(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spare couldn't be made larger: a record for which the active file has space goes there, half full or not."""
+    monkeypatch.setattr(own_logs, "HALF_FULL", 2 * SECTOR)
+    world.commit(record_of({0: 1}))
+    assert world.log._own.spare is not None
+    active, room = world.log._own.active, world.log._own.spare.file.room
+    world.disk.fail_writes[world.disk.writes + 2] = ENOSPC  # the first is the active one's
+    assert world.commit(record_of({0: 2}, redo=b"x" * 100_000)) == DECIDED
+    assert world.log._own.active is active
+    assert world.log._own.spare.file.room == room
 
 
 def test_parts_of_a_transaction_that_was_rolled_back_go(world: World) -> None:
