@@ -22,13 +22,16 @@ from shardlite.execute.deadline import Deadline
 from shardlite.execute.exchange import SHARED_BYTES, Answer, attach, detach, limit_size, memory_uri
 from shardlite.execute.owned import Owned
 from shardlite.execute.raw_text import RawText, is_raw_text
+from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.workers import run_on_shards
 from shardlite.execute.writes import StaleEpochError
 from shardlite.names import quote
 from shardlite.shard.sqlite import SqliteShard
-from shardlite.sql.plan import Move, Program
-from shardlite.sql.reduction import OWNED, SHARED
+from shardlite.sql.cores import SHARED
+from shardlite.sql.inits import Asked
+from shardlite.sql.plan import Init, Move, Program
+from shardlite.sql.reduction import OWNED
 
 INDEX_FROM = 200
 """Rows from which a table's indexes are made: below, SQLite's own scan is faster."""
@@ -47,6 +50,7 @@ class Coordinator:
         self.connection = sqlite3.connect("", isolation_level=None, check_same_thread=False, uri=True)
         self.rows_moved = 0
         self._state = state
+        self._shared = ""
         self._deadline = deadline or Deadline("", None, 0)
         try:
             for pragma in (f"journal_mode = {'MEMORY' if undo else 'OFF'}", "synchronous = OFF"):
@@ -68,7 +72,7 @@ class Coordinator:
 
     def bring(self, program: Program, shards: Mapping[int, SqliteShard], sessions: Mapping[int, Connection]) -> None:
         """Bring the rows of all moves: stage by stage those that shards need of each other, then the others."""
-        if not program.shared:
+        if not program.shared and not program.inits:
             self.load(program.moves, shards, sessions)
             return
         attached: list[tuple[Connection, str]] = []
@@ -82,10 +86,8 @@ class Coordinator:
 
         sent = [move for stage in program.shared for move in stage]
         try:
-            if any(move.route is None for move in sent):
-                uri = memory_uri()
-                self.run(f"ATTACH '{uri}' AS {SHARED}")
-                limit_size(self.connection.execute, SHARED, SHARED_BYTES)
+            if program.inits or any(move.route is None for move in sent):
+                uri = self.share()
                 for shard in sessions:
                     let_see(shard, uri, SHARED)
             asked = sorted({shard for move in program.moves for shard in move.shards})
@@ -146,6 +148,29 @@ class Coordinator:
             self.run(
                 f"INSERT INTO {table} SELECT ?1, NULL, '0' WHERE ?1 NOT IN (SELECT tbl FROM {table})", (move.into,)
             )
+
+    def share(self) -> str:
+        """Make the database that shards see as well, unless it is there, and return its name."""
+        if not self._shared:
+            uri = memory_uri()
+            self.run(f"ATTACH '{uri}' AS {SHARED}")
+            self._shared = uri
+            limit_size(self.connection.execute, SHARED, SHARED_BYTES)
+        return self._shared
+
+    def take(self, init: Init, result: Result) -> None:
+        """Put the result of a subquery into its table of the shared database."""
+        self.run(init.create)
+        insert = f"{init.insert} VALUES ({', '.join('?' * init.width)})"
+        if init.asked is Asked.ROWS:
+            while rows := result.fetchmany(_BATCH):
+                self._in_transaction(insert, rows)
+                self.rows_moved += len(rows)
+        elif (row := result.fetchone()) is not None:
+            self._in_transaction(insert, [(1,) if init.asked is Asked.EXISTENCE else row])
+            self.rows_moved += 1
+        result.close()
+        self.rows_moved += result.rows_moved
 
     def load(
         self,

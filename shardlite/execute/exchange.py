@@ -19,6 +19,9 @@ from shardlite.sql.plan import Move
 
 FEW = 150
 """Rows that come through Python: up to here attaching a database costs more than it saves."""
+FEW_COMPUTED = 5_000
+COMPUTED_BYTES = 4 << 20
+"""The same, and about how large they may be, for rows that are computed: beyond, they are computed once more."""
 EXCHANGE_BYTES = 64 << 20
 """What the exchange databases of all shards may hold together, for one statement."""
 SHARED_BYTES = 256 << 20
@@ -98,17 +101,22 @@ class Answer:
 
     def _ask(self, move: Move) -> list[Any] | None:
         """Read a shard's rows; None where they are many or hold text that is no Unicode, which Python can't carry."""
+        asked = FEW + 1
         try:
             cursor = self.session.stream(move.sql, move.parameters)
             try:
-                rows = cursor.fetchmany(FEW + 1)
+                rows = cursor.fetchmany(asked)
+                if move.computed and len(rows) == asked:
+                    more = _fitting(rows)
+                    rows += cursor.fetchmany(more)
+                    asked += more
             finally:
                 cursor.close()
         except sqlite3.Error as error:
             if is_raw_text(error):
                 return None
             self.shard.fail(error, move.sql)
-        return rows if len(rows) <= FEW else None
+        return rows if len(rows) < asked else None
 
 
 class Exchange:
@@ -130,6 +138,13 @@ class Exchange:
 
     def close(self) -> None:
         detach(self._session, _SCHEMA)
+
+
+def _fitting(rows: Sequence[Sequence[Any]]) -> int:
+    """Return how many further rows, taken to be as large as these, may come through Python."""
+    size = sum(len(value) if isinstance(value, (str, bytes)) else 8 for row in rows for value in row)
+    most = min(FEW_COMPUTED - len(rows), COMPUTED_BYTES * len(rows) // max(1, size))
+    return max(1, most)  # fetchmany(0) is fetchall()
 
 
 def is_full(error: sqlite3.Error) -> bool:

@@ -19,8 +19,9 @@ from shardlite.execute.exchange import attach, detach, memory_uri
 from shardlite.execute.result import Result
 from shardlite.execute.state import State
 from shardlite.execute.writes import StaleEpochError
+from shardlite.sql.cores import SHARED
 from shardlite.sql.plan import Move, Plan, Program
-from shardlite.sql.reduction import OWNED, SHARED
+from shardlite.sql.reduction import OWNED
 from shardlite.sql.tokens import tokenize
 
 _QUERY_PLAN = "EXPLAIN QUERY PLAN"
@@ -62,16 +63,35 @@ def explain(database: Database, state: State, plan: Plan, deadline: Deadline) ->
     prefix = _QUERY_PLAN if words == _QUERY_PLAN.split() else "EXPLAIN"
     answer = _Rows(prefix == _QUERY_PLAN)
     with ExitStack() as stack:
-        shards = sorted({*inner.shards, *(step.shard for step in inner.steps)})
-        sessions = stack.enter_context(_sessions(database, shards, deadline))
-        if inner.program is None:
-            for step in inner.steps:
-                _ask(database, sessions, answer, step.shard, "", f"{prefix} {step.sql}", step.parameters)
-        else:
-            _explain_program(database, Coordinator(state, deadline), inner, inner.program, sessions, answer, prefix)
+        sessions = stack.enter_context(_sessions(database, sorted(_shards(inner)), deadline))
+        _explain_part(database, state, inner, sessions, answer, prefix, "", deadline)
         if not database.is_current(state):
             raise StaleEpochError
     return Result(answer.columns, iter(answer.rows))
+
+
+def _shards(plan: Plan) -> set[int]:
+    """Return the shards that a plan asks, those of its subqueries among them."""
+    inits = () if plan.program is None else plan.program.inits
+    return {*plan.shards, *(step.shard for step in plan.steps)}.union(*(_shards(init.plan) for init in inits))
+
+
+def _explain_part(
+    database: Database,
+    state: State,
+    plan: Plan,
+    sessions: dict[int, Connection],
+    answer: _Rows,
+    prefix: str,
+    title: str,
+    deadline: Deadline,
+) -> None:
+    """Ask for a statement, or a subquery that is evaluated before it: its name stands before every heading then."""
+    if plan.program is not None:
+        _explain_program(database, state, plan, plan.program, sessions, answer, prefix, title, deadline)
+        return
+    for step in plan.steps:
+        _ask(database, sessions, answer, step.shard, title.removesuffix(": "), f"{prefix} {step.sql}", step.parameters)
 
 
 @contextmanager
@@ -104,18 +124,26 @@ def _ask(
 
 def _explain_program(
     database: Database,
-    coordinator: Coordinator,
+    state: State,
     plan: Plan,
     program: Program,
     sessions: dict[int, Connection],
     answer: _Rows,
     prefix: str,
+    title: str,
+    deadline: Deadline,
 ) -> None:
-    with closing(coordinator), ExitStack() as stack:
+    for init in program.inits:
+        _explain_part(database, state, init.plan, sessions, answer, prefix, f"{title}{init.into}: ", deadline)
+    with closing(Coordinator(state, deadline)) as coordinator, ExitStack() as stack:
         # Without rows one database stands for those of all shards.
-        for schema in (SHARED, OWNED) if program.shared else ():
-            uri = memory_uri()
-            coordinator.run(f"ATTACH '{uri}' AS {schema}")
+        uris = {SHARED: coordinator.share()} if program.shared or program.inits else {}
+        if program.shared:
+            uris[OWNED] = memory_uri()
+            coordinator.run(f"ATTACH '{uris[OWNED]}' AS {OWNED}")
+        for init in program.inits:
+            coordinator.run(init.create)
+        for schema, uri in uris.items():
             for session in sessions.values():
                 stack.callback(detach, session, schema)
                 attach(session, uri, schema)
@@ -125,11 +153,12 @@ def _explain_program(
                     coordinator.run(sql)
             for shard in sorted({shard for move in stage for shard in move.shards}):
                 for move in _of(stage, shard):
-                    _ask(database, sessions, answer, shard, move.into, f"{prefix} {move.sql}", move.parameters)
+                    sql = f"{prefix} {move.sql}"
+                    _ask(database, sessions, answer, shard, f"{title}{move.into}", sql, move.parameters)
         for sql in program.setup:
             coordinator.run(sql)
         coordinator.attach(program)
-        answer.add(None, "", coordinator.run(f"{prefix} {plan.sql}", program.parameters))
+        answer.add(None, title.removesuffix(": "), coordinator.run(f"{prefix} {plan.sql}", program.parameters))
 
 
 def _of(stage: Sequence[Move], shard: int) -> list[Move]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shardlite.driver import sqlite3
-from shardlite.errors import reraise
+from shardlite.errors import PoolExhaustedError, StatementTimeoutError, reraise
 from shardlite.execute.coordinator import Coordinator
 from shardlite.execute.database import Database
 from shardlite.execute.deadline import Deadline
@@ -11,6 +11,7 @@ from shardlite.execute.exchange import is_full
 from shardlite.execute.past import Past
 from shardlite.execute.result import Result
 from shardlite.execute.state import State
+from shardlite.execute.streams import read
 from shardlite.execute.writes import StaleEpochError
 from shardlite.sql.plan import Plan, Program
 
@@ -21,7 +22,10 @@ SMALL = 1_000
 def gather(database: Database, state: State, plan: Plan, program: Program, past: Past, deadline: Deadline) -> Result:
     """Run a plan that brings rows together. The shards' connections are given back before the statement runs."""
     coordinator = Coordinator(state, deadline)
+    evaluated = False
     try:
+        _evaluate(database, state, program, coordinator, past, deadline)
+        evaluated = True
         bring(database, plan, program, coordinator, deadline)
         if not database.is_current(state):
             raise StaleEpochError
@@ -31,14 +35,19 @@ def gather(database: Database, state: State, plan: Plan, program: Program, past:
             coordinator.run(sql)
         coordinator.attach(program)
         cursor = coordinator.run(plan.sql, program.parameters)
-        columns = [column[0] for column in cursor.description or ()]
+        columns = plan.columns or [column[0] for column in cursor.description or ()]
         head = coordinator.first(cursor, SMALL)
     except BaseException as error:
         coordinator.close()
-        if plan.on_overflow is not None and isinstance(error, sqlite3.Error) and _overflows(error, program):
+        if plan.on_overflow is not None and not deadline.passed and _may_be_well(error, program, evaluated):
             otherwise = plan.on_overflow()
             if otherwise.program is not None:
-                return gather(database, state, otherwise, otherwise.program, past, deadline)
+                try:
+                    return gather(database, state, otherwise, otherwise.program, past, deadline)
+                except sqlite3.Error as again:
+                    if str(error).startswith(f"{again} ["):
+                        raise error from again  # it says the same, and where
+                    raise
         if isinstance(error, sqlite3.Error):
             reraise(error)
         raise
@@ -49,12 +58,33 @@ def gather(database: Database, state: State, plan: Plan, program: Program, past:
     return Result(columns, rows, close=coordinator.close, rows_moved=coordinator.rows_moved)
 
 
-def _overflows(error: sqlite3.Error, program: Program) -> bool:
-    """Tell whether another plan can do what failed: add integers in one place, or do without databases in memory."""
-    if "integer overflow" in str(error):
+def _may_be_well(error: BaseException, program: Program, evaluated: bool) -> bool:
+    """Tell whether another plan can do what failed.
+
+    It may add integers in one place, do without databases in memory, or leave out what need not be evaluated.
+    """
+    if not isinstance(error, sqlite3.Error) or isinstance(error, (StatementTimeoutError, PoolExhaustedError)):
+        return False
+    if not evaluated or "integer overflow" in str(error):
         return True
     unplaced = "user-defined function raised exception" in str(error)  # the one that tells a row's owner, perhaps
-    return bool(program.shared) and (is_full(error) or unplaced)
+    return (bool(program.shared or program.inits) and is_full(error)) or (bool(program.shared) and unplaced)
+
+
+def _evaluate(
+    database: Database, state: State, program: Program, coordinator: Coordinator, past: Past, deadline: Deadline
+) -> None:
+    """Evaluate the subqueries that come first, one after the other: no connection is held from one to the next."""
+    for init in program.inits:
+        coordinator.share()
+        if init.plan.program is not None:
+            result = gather(database, state, init.plan, init.plan.program, past, deadline)
+        else:
+            result = read(database, state, init.plan, deadline)
+        try:
+            coordinator.take(init, result)
+        finally:
+            result.close()
 
 
 def bring(database: Database, plan: Plan, program: Program, coordinator: Coordinator, deadline: Deadline) -> None:

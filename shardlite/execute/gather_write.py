@@ -31,6 +31,7 @@ from shardlite.router.table import Table, TableKind
 from shardlite.sql.plan import Plan, Program
 
 _BATCH = 1_000
+_GROUP = 100
 _SIGN = "_shardlite_sign"
 """A function of the coordinator's: -1.0 for -0.0, which SQLite's own take for 0.0."""
 
@@ -215,12 +216,21 @@ def _write_back(
 
 
 def _same(image: _Image) -> str:
-    """Return the condition that a row (a) is the one remembered (b), bit by bit."""
+    """Return the condition that a row (a) is the one remembered (b), bit by bit.
+
+    What names the row is said in two more ways, which follow from the third. SQLite finds a row by an index only where
+    the comparison has the index's own affinity and collation: those of the table's column in the first, none in the
+    second, as the remembered columns have.
+    """
     pairs = [(f"a.{_quoted(image.table, name)}", f"b.c{index}") for index, name in enumerate(image.listed)]
-    return " AND ".join(
+    found = [pairs[image.listed.index(name)] for name in image.identity]
+    alike = [
         f"{a} IS {b} COLLATE BINARY AND typeof({a}) = typeof({b}) AND ({a} IS NOT 0 OR {_SIGN}({a}) = {_SIGN}({b}))"
         for a, b in pairs
-    )
+    ]
+    # SQLite takes conditions a thousand deep, and tables of two thousand columns.
+    groups = [" AND ".join(alike[first : first + _GROUP]) for first in range(0, len(alike), _GROUP)]
+    return " AND ".join([f"{a} IS {b} AND {b} IS +{a}" for a, b in found] + [f"({group})" for group in groups])
 
 
 def _gone(image: _Image, select: str) -> str:

@@ -44,6 +44,11 @@ def insert_query(database: Database, state: State, plans: Sequence[Plan], past: 
         return _run(database, state, plans, past, deadline, done, drawn)
     except _RowFailedError as failed:
         error = failed.__cause__
+    except sqlite3.IntegrityError:
+        if len(done) == len(plans):  # all rows were there, and COMMIT found one without a parent
+            last = done[-1]
+            past.note_failure(Told(sum(one.total for one in done) - last.count, _last_of(done)))
+        raise
     plans = plans[: len(done) + 1]
     told = Told()
     try:

@@ -111,8 +111,8 @@ class Planners:
         schema = self._schema(state, {file.name: None for file in state.attached})
         made = Planner(
             schema,
-            lambda sql: self._db.planning().prepare(sql),
-            lambda sql: self._db.planning().columns(sql),
+            lambda sql, beside=(): self._db.planning().prepare(sql, beside),
+            lambda sql, beside=(): self._db.planning().columns(sql, beside),
             self._rows,
         )
         self._own = (state, made)

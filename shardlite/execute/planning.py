@@ -7,7 +7,8 @@ columns and functions used, behind views and triggers too.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ from shardlite.execute.program import program_of
 from shardlite.execute.registry import HOW_TO_REGISTER, NOTHING, Registered, is_missing, load_schema
 from shardlite.names import fold, is_reserved, quote
 from shardlite.router.catalog_file import SchemaObject
-from shardlite.sql.cores import top_positions
+from shardlite.sql.cores import SHARED, top_positions
 from shardlite.sql.facts import Access, Prepared, StatementKind
 from shardlite.sql.pragmas import OWN_TABLES
 from shardlite.sql.tokens import Text, Token, TokenKind, tokenize, tokens_of
@@ -61,7 +62,7 @@ class _Log:
     attached_write: bool = False
 
     def note(self, action: int, first: str | None, second: str | None, db: str | None, via: str | None) -> int:
-        if db is not None and action in (_READ, _INSERT, _UPDATE, _DELETE) and fold(db) not in ("main", "temp"):
+        if db is not None and action in (_READ, _INSERT, _UPDATE, _DELETE) and fold(db) not in ("main", "temp", SHARED):
             self.attached.add(fold(db))
             self.attached_write = self.attached_write or action != _READ
         elif action in (_READ, _INSERT, _UPDATE, _DELETE):
@@ -195,8 +196,22 @@ class PlanningConnection:
         """Register a collation as ``sqlite3.Connection.create_collation`` does."""
         self.register(lambda c: c.create_collation(name, call))
 
-    def prepare(self, sql: str) -> Prepared:
-        """Say what a statement means, without running it.
+    @contextmanager
+    def _beside(self, tables: Sequence[str]) -> Iterator[None]:
+        """Let the shared database be there meanwhile, with these tables; the lock is held."""
+        if not tables:
+            yield
+            return
+        self._connection.execute(f"ATTACH ':memory:' AS {SHARED}")
+        try:
+            for sql in tables:
+                self._connection.execute(sql)
+            yield
+        finally:
+            self._connection.execute(f"DETACH {SHARED}")
+
+    def prepare(self, sql: str, beside: Sequence[str] = ()) -> Prepared:
+        """Say what a statement means, without running it. ``beside``: CREATE texts of tables of the shared database.
 
         Raises SQLite's own errors as shardlite's classes: bad syntax, unknown tables and columns, several statements.
         Schema changes, transaction control, ATTACH and VACUUM are only named, not prepared.
@@ -214,7 +229,7 @@ class PlanningConnection:
             pragma = _pragma_of(text) if kind is StatementKind.PRAGMA else None
             schema = pragma_schema(text) if kind is StatementKind.PRAGMA else ""
             return Prepared(sql, kind, readonly=kind in _READ_ONLY, pragma=pragma, pragma_schema=schema)
-        log, rows = self._explain(sql, text)
+        log, rows = self._explain(sql, text, beside)
         own = log.own_behind or any(_names_own_table(text.tokens, at, log.attached) for at in range(len(text.tokens)))
         return Prepared(
             sql,
@@ -241,8 +256,8 @@ class PlanningConnection:
         named = {token.name or "" for token in text.tokens} if self._attached else set()
         return {schema for schema, tables in self._tables_beside.items() if schema in named or tables & named}
 
-    def _explain(self, sql: str, text: Text) -> tuple[_Log, list[tuple[Any, ...]]]:
-        with self._lock:
+    def _explain(self, sql: str, text: Text, beside: Sequence[str]) -> tuple[_Log, list[tuple[Any, ...]]]:
+        with self._lock, self._beside(beside):
             self._log = log = _Log()
             self._connection.set_authorizer(log.note)
             self._connection.text_factory = (
@@ -273,13 +288,14 @@ class PlanningConnection:
             }
         return {owner: {n: columns[n] for n in mine} for owner, mine in shadows_of(names, virtual).items()}
 
-    def columns(self, sql: str) -> tuple[str, ...]:
+    def columns(self, sql: str, beside: Sequence[str] = ()) -> tuple[str, ...]:
         """Return the names of a query's result columns; empty where they can't be told without running it.
 
-        Runs the query over no rows, for a bounded number of steps, so registered functions may be called.
+        ``beside``: as for ``prepare``. Runs the query over no rows, for a bounded number of steps, so registered
+        functions may be called.
         """
         text = tokenize(sql)
-        with self._lock:
+        with self._lock, self._beside(beside):
             self._connection.set_progress_handler(lambda: 1, _COLUMN_STEPS)
             try:
                 # A virtual table may refuse the NULLs that stand for parameters: with LIMIT 0 it isn't asked.

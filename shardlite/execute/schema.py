@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -31,10 +32,12 @@ from shardlite.sql.create_as import select_of
 from shardlite.sql.ddl import conflict_clauses
 from shardlite.sql.hints import Hint, created_name, current_hint, disagreement, hint_of, makes_table, settled, with_hint
 from shardlite.sql.shard_schema import identity_columns, lookup_indexes, unseen_uniqueness
-from shardlite.sql.tokens import first_words
+from shardlite.sql.tokens import first_words, tokenize
 from shardlite.sql.virtual_tables import refuse_spread_content
 
 _DELETE, _INSERT, _READ, _UPDATE = 9, 18, 20, 23
+_DANGLING = re.compile(r"no such table: (?:main\.)?(.*)|no such column: |table .* has no column named ")
+"""What SQLite says of a statement that fires a trigger whose tables aren't there, or not any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,11 +401,12 @@ class SchemaDraft:
         # Needs the SQL parser, which takes a third of a second to import: only where there is a trigger.
         from shardlite.sql.triggers import conflict_of, read_trigger, stops_half_way
 
+        missing: set[str] = set()
         for (name,) in rows:
             table = self._tables.get(fold(name))
             if table is None:
                 continue  # INSTEAD OF, on a view
-            for trigger, other, writes in self._touched(table):
+            for trigger, other, writes in self._touched(table, missing):
                 touched = self._tables.get(other)
                 if touched is not None and touched.name != table.name and not _reaches(table, touched, writes):
                     raise NotSupportedError(
@@ -418,7 +422,8 @@ class SchemaDraft:
                 raise NotSupportedError(f"trigger {item.name}: {why}")
             fired = self._tables.get(fold(item.tbl_name))
             conflict = None
-            if fired is not None and fired.kind is not TableKind.SINGLE:
+            dangling = missing and any(token.name in missing for token in tokenize(item.sql).tokens)
+            if fired is not None and fired.kind is not TableKind.SINGLE and not dangling:
                 conflict = conflict_of(text, self._tables, self._functions)
             if fired is not None and conflict is not None:
                 where = "one shard only" if fired.sharded else "each copy by itself"
@@ -427,8 +432,13 @@ class SchemaDraft:
                     "Do its work in the application, or keep the tables single"
                 )
 
-    def _touched(self, table: Table) -> Iterable[tuple[str, str, bool]]:
-        """Give (trigger, folded table, writes) for all that the triggers of a table touch."""
+    def _touched(self, table: Table, missing: set[str]) -> Iterable[tuple[str, str, bool]]:
+        """Give (trigger, folded table, writes) for all that the triggers of a table touch.
+
+        A statement that would fire a trigger which names what isn't there can't run, so that this trigger and those
+        fired together with it needn't be judged: what brings it is a schema change, too. The tables that aren't there
+        are added to ``missing``.
+        """
         triggers = {
             fold(name): name for (name,) in self._conn.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
         }
@@ -440,17 +450,26 @@ class SchemaDraft:
             return 0
 
         quoted = quote(table.name)
-        writable = next((quote(column.name) for column in table.columns if column.writable), None)
+        sets = [f"{quote(column.name)} = NULL" for column in table.columns if column.writable]
+        # One column after the other, too: a statement may fire but one of two triggers.
+        alone = [*sets, *([] if table.rowid_name is None else [f"{table.rowid_name} = NULL"])]
         statements = [f"INSERT INTO {quoted} DEFAULT VALUES", f"DELETE FROM {quoted}"]
-        if writable is not None:
-            sets = ", ".join(f"{quote(c.name)} = NULL" for c in table.columns if c.writable)
-            statements.append(f"UPDATE {quoted} SET {sets}")
+        if sets:
+            statements.append(f"UPDATE {quoted} SET {', '.join(sets)}")
         self._conn.set_authorizer(note)
         try:
-            for statement in statements:
-                self._conn.execute(f"EXPLAIN {statement}").close()  # blobs among the operands can't be fetched as text
-        except sqlite3.Error as error:
-            reraise(error, f"a trigger of {table.name}")
+            while statements:
+                statement = statements.pop()
+                try:
+                    self._conn.execute(f"EXPLAIN {statement}").close()  # blobs of the operands can't be fetched as text
+                except sqlite3.Error as error:
+                    dangling = _DANGLING.match(str(error))
+                    if dangling is None:
+                        reraise(error, f"a trigger of {table.name}")
+                    missing.update(fold(name) for name in dangling.groups() if name)
+                    if statement.startswith("UPDATE"):
+                        statements += [f"UPDATE {quoted} SET {one}" for one in alone]
+                        alone = []
         finally:
             self._conn.set_authorizer(None)
         return sorted(found)

@@ -15,6 +15,7 @@ from shardlite.router.keys import Affinity
 from shardlite.router.table import Table
 from shardlite.sql.cores import Core, Span
 from shardlite.sql.expressions import BUILT_IN_COLLATIONS
+from shardlite.sql.inits import init_end
 from shardlite.sql.order import SortTerm
 from shardlite.sql.scopes import Reference
 from shardlite.sql.tokens import Text, Token, TokenKind, closing, words
@@ -335,6 +336,8 @@ class Sources:
     def units(self, span: Span, *, strangers: bool = False) -> list[Unit]:
         """Cut an expression into names and other tokens. Unsure where it holds a query or a window.
 
+        The result of a subquery that was evaluated before is one of the tokens.
+
         ``strangers``: columns of the queries around this one may stand in it.
         """
         known = self._units.get((span, strangers))
@@ -348,6 +351,11 @@ class Sources:
         position = span.start
         while position < span.end:
             token = tokens[position]
+            end = init_end(tokens, position)
+            if end:  # a constant
+                units.append(Unit(("init", *(each.text for each in tokens[position:end])), position, end))
+                position = end
+                continue
             if token.key in _NOT_FOLLOWED and token.kind is TokenKind.WORD:
                 raise Unsure(token.key)
             is_name = token.kind is TokenKind.QUOTED or (token.kind is TokenKind.WORD and token.key not in _WORDS)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from shardlite.names import fold
 from shardlite.sql.tokens import Text, Token, TokenKind, closing
 
+SHARED = "_shardlite_shared"
+"""The schema name of the database that a statement's coordinator and shards share."""
 COMPOUNDS = frozenset(("UNION", "INTERSECT", "EXCEPT"))
 _ENDS = COMPOUNDS | frozenset(("ORDER", "LIMIT", "RETURNING"))
 _CLAUSES = ("FROM", "WHERE", "GROUP", "HAVING", "WINDOW")
@@ -252,7 +254,7 @@ def _read_from(tokens: Sequence[Token], span: Span, core: Core) -> None:
 
 def known_as(schema: str, name: str) -> str:
     """Return the name by which a table is looked up: an attached file's is none of the database's."""
-    return name if schema in ("", "main", "temp") else f"{schema}.{name}"
+    return name if schema in ("", "main", "temp", SHARED) else f"{schema}.{name}"
 
 
 def _spelled(token: Token) -> str:

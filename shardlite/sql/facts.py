@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from shardlite.names import fold
 from shardlite.router.table import Table
@@ -108,3 +109,15 @@ class Schema:
     def index_texts(self, table: str) -> tuple[str, ...]:
         """Return the texts of a table's indexes."""
         return self.indexes.get(fold(table), ())
+
+
+class Prepare(Protocol):
+    """Say what a text means. ``beside``: CREATE texts of tables that the shared database has for it."""
+
+    def __call__(self, sql: str, beside: Sequence[str] = ..., /) -> Prepared: ...
+
+
+class Columns(Protocol):
+    """Tell the names of a query's result columns. ``beside``: as for ``Prepare``."""
+
+    def __call__(self, sql: str, beside: Sequence[str] = ..., /) -> tuple[str, ...]: ...

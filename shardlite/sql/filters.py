@@ -13,6 +13,7 @@ from shardlite.names import quote
 from shardlite.router.table import Table
 from shardlite.sql.cores import Core, Item, Span, conjuncts, disjuncts
 from shardlite.sql.functions import SCALAR
+from shardlite.sql.inits import init_end
 from shardlite.sql.names_in import ROWIDS, holder_of
 from shardlite.sql.tokens import Text, Token, TokenKind, words
 
@@ -152,6 +153,10 @@ def condition_text(
         after = tokens[position + 1].key if position + 1 < span.end else ""
         replaced: str | None = None
         step = 1
+        end = init_end(tokens, position)
+        if end and end <= span.end:  # a constant
+            position = end
+            continue
         if token.kind is TokenKind.PARAMETER:
             replaced = f"?{token.index}" if token.text[:1] == "?" else token.text
         elif token.key in ("CAST", "COLLATE"):

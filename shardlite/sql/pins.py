@@ -71,8 +71,11 @@ def _by_index(text: Text, parameters: Parameters) -> Sequence[Any]:
             raise ProgrammingError(
                 f"Binding {first} has no name, but you supplied a dictionary (which has only names)."
             )
+        found: list[Any] = [None] * text.parameter_count  # a part of a statement needn't have them all
         try:
-            return [parameters[name] for name, _ in text.names]
+            for name, index in text.names:
+                found[index - 1] = parameters[name]
+            return found
         except KeyError as error:
             raise ProgrammingError(f"You did not supply a value for binding parameter :{error.args[0]}.") from None
     if len(parameters) != text.parameter_count:

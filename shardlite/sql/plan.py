@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from shardlite.router.keys import KeyType
+from shardlite.sql.inits import Asked
 from shardlite.sql.order import SortTerm
 
 Value: TypeAlias = Any
@@ -136,11 +137,30 @@ class Move(NamedTuple):
     """For how many rows each stands to SQLite's planner, which will count conditions again that left the others out."""
     route: Route | None = None
     """The rows go to the shards that own these keys, each to one."""
+    computed: bool = False
+    """``sql`` computes its rows: to run it once more costs more than to read some thousand of them."""
 
     def __str__(self) -> str:
         where = ", ".join(map(str, self.shards))
         by = f" by {', '.join(self.route.columns)}" if self.route is not None else ""
         return f"move to {self.into}{by} from shards {where}: {_one_line(self.sql)}"
+
+
+class Init(NamedTuple):
+    """A subquery that is evaluated before the statement: its result goes into a table of the shared database."""
+
+    into: str
+    """The table's name there."""
+    create: str
+    insert: str
+    """``INSERT INTO t``, without the values."""
+    width: int
+    asked: Asked
+    plan: Plan
+
+    def __str__(self) -> str:
+        lines = str(self.plan).splitlines()
+        return "\n".join([f"init {self.into} ({self.asked}): {lines[0]}", *lines[1:]])
 
 
 class Program(NamedTuple):
@@ -160,6 +180,8 @@ class Program(NamedTuple):
     """The statement asks for changes(), total_changes() or last_insert_rowid()."""
     attached: tuple[tuple[str, int | None], ...] = ()
     """Attached files that the statement names, with the ``schema_version`` by which it was planned (None: none)."""
+    inits: tuple[Init, ...] = ()
+    """Subqueries whose results come before all else."""
 
 
 class Into(NamedTuple):
@@ -255,7 +277,13 @@ class Plan(NamedTuple):
     fails: str = ""
     """An INSERT of which a row can't be inserted, in SQLite's words, though a shard would take it: don't ask."""
     on_overflow: Callable[[], Plan] | None = None
-    """PUSH_DOWN: the plan to run where adding the shards' integers fails; whether it fails is a matter of order."""
+    """What has a program: the plan to run where this one fails and another may not.
+
+    Whether adding the shards' integers fails is a matter of order; the shared database may be full; what one file
+    wouldn't have evaluated may fail.
+    """
+    columns: tuple[str, ...] = ()
+    """The names of the result's columns, where ``sql`` would give others."""
 
     into: Into | None = None
     """INSERT_QUERY: where the rows go that ``sql`` gives on the coordinator."""
@@ -294,7 +322,8 @@ class Plan(NamedTuple):
         return tuple(Step(shard, self.sql, self.parameters) for shard in self.shards)
 
     def __str__(self) -> str:
-        where = ", ".join(str(shard) for shard in self.shards) if self.shards else "known when the ids are drawn"
+        unknown = "known when the ids are drawn" if self.id_rows else "none"
+        where = ", ".join(str(shard) for shard in self.shards) if self.shards else unknown
         lines = [str(self.kind)]
         if self.kind not in (PlanKind.DDL, PlanKind.SCHEMA):
             lines.append(f"shards: {where}")
@@ -306,6 +335,7 @@ class Plan(NamedTuple):
         if self.merge is not None:
             lines.append(f"merge: by {self.merge}")
         if self.program is not None:
+            lines.extend(map(str, self.program.inits))
             for stage in self.program.shared:
                 lines.extend(f"{'share' if move.route is None else 'send'} {move}" for move in stage)
             lines.extend(map(str, self.program.moves))
@@ -322,7 +352,7 @@ class Plan(NamedTuple):
         else:
             lines.append(f"sql: {_one_line(self.sql)}")
         marks = ["", *("├─ " for _ in lines[1:-1]), "└─ "]
-        return "\n".join(mark + line for mark, line in zip(marks, lines, strict=True))
+        return "\n".join(mark + line.replace("\n", "\n│  ") for mark, line in zip(marks, lines, strict=True))
 
 
 def _one_line(sql: str, limit: int = 400) -> str:

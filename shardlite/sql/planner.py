@@ -8,12 +8,13 @@ from functools import lru_cache, partial
 
 from shardlite.errors import NotSupportedError
 from shardlite.router.table import Table
-from shardlite.sql.facts import Prepared, Schema, StatementKind
+from shardlite.sql.facts import Columns, Prepare, Schema, StatementKind
 from shardlite.sql.plan import LayoutView, Parameters, Plan, PlanKind
 from shardlite.sql.rules import FIRST, RULES
 from shardlite.sql.rules.broadcast import broadcast
 from shardlite.sql.rules.gather import asks_past, gather
 from shardlite.sql.rules.home import home
+from shardlite.sql.rules.init_plan import init_plan
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.rules.repartition import repartition
 from shardlite.sql.rules.visit_home import visit_home
@@ -36,8 +37,8 @@ class Planner:
     def __init__(
         self,
         schema: Schema,
-        prepare: Callable[[str], Prepared],
-        columns: Callable[[str], tuple[str, ...]],
+        prepare: Prepare,
+        columns: Columns,
         rows: Callable[[Table], int] | None = None,
     ) -> None:
         """``rows`` estimates how many rows a table has: it decides costs, never answers."""
@@ -79,11 +80,19 @@ class Planner:
                 break
             if template is not None:
                 return template if prepared.readonly else WithFallback(template, partial(gather, statement))
-        template = None if asks_past(statement) else _pushed(written or statement)
+        template = None if asks_past(statement) else self._pushed(written or statement)
         template = template or gather(statement, why)
         if template is None:
             raise NotSupportedError(why or f"no rule plans this {prepared.kind}")
         return template
+
+    def _pushed(self, statement: Statement) -> Template | None:
+        """Try the rules that let the shards do a query's work."""
+        found = push_down(statement) or init_plan(statement, self.template)
+        if found is not None:
+            return found
+        sent = broadcast(statement)
+        return repartition(statement, sent) or sent or visit_home(statement)
 
     def gathered(self, sql: str, parameters: Parameters, layout: LayoutView) -> Plan | None:
         """Return the plan of a change that gathers in any case; None where there is none."""
@@ -114,15 +123,6 @@ _EXPLAINED_IN_PARTS = frozenset(
         PlanKind.ATTACHED_WRITE,
     )
 )
-
-
-def _pushed(statement: Statement) -> Template | None:
-    """Try the rules that let the shards do a query's work."""
-    pushed = push_down(statement)
-    if pushed is not None:
-        return pushed
-    sent = broadcast(statement)
-    return repartition(statement, sent) or sent or visit_home(statement)
 
 
 @dataclass(frozen=True, slots=True)

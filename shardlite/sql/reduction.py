@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import Core, Item
+from shardlite.sql.cores import SHARED, Core, Item
 from shardlite.sql.filters import any_of, conditions_of, mentions_of
 from shardlite.sql.names_in import Edge, Mention, edges_of, only_asks
 from shardlite.sql.pins import colocated
 from shardlite.sql.statistics import SELECTIVITY, Prefixes, expected_rows
 from shardlite.sql.tokens import Text, tokenize
 
-SHARED = "_shardlite_shared"
-"""The schema name under which the shared database is attached."""
 OWNED = "_shardlite_owned"
 """The schema name under which each shard sees the rows that were sent to it alone."""
 _EQUALITY = 4.0
@@ -67,13 +65,16 @@ class Reduction:
         closed: frozenset[str] = frozenset(),
         unshared: frozenset[str] = frozenset(),
         prefixes: Callable[[Table], Prefixes] = lambda table: {},
+        inits: frozenset[str] = frozenset(),
     ) -> None:
         """``texts``: the statement, and the views that it uses.
 
         ``closed`` holds names that may mean something else than the table: all its rows are needed. ``unshared`` are
         tables that have to stand in the coordinator's own database, where a view or ``main.t`` looks for them.
+        ``inits`` stand in the shared database already.
         """
         self._unshared = unshared
+        self._inits = inits
         self._tables = tables
         self._places = {name: at for name, at in mentions_of(texts, tables).items() if name not in closed}
         self._own = {
@@ -137,7 +138,7 @@ class Reduction:
                 continue  # what another LEFT JOIN's ON says leaves no row of this table out
             text = self._semi_join(table, mine, other, made)
             if text is not None:
-                if text not in found:
+                if text not in found and other.item.name in self.needed:  # not the result of a subquery
                     weight *= self.needed[other.item.name].weight
                 found.append(text)
         return found, weight
@@ -153,6 +154,13 @@ class Reduction:
         return None, None
 
     def _semi_join(self, table: Table, mine: Mention, other: Mention, made: Needed) -> str | None:
+        if other.item.name in self._inits:
+            if self._rows(self._tables[other.item.name]) > made.rows * 0.5:
+                return None
+            return (
+                f"{quote(table.name)}.{quote(mine.column.name)} "
+                f"IN (SELECT {quote(other.column.name)} FROM {SHARED}.{other.item.name})"
+            )
         there = self.needed.get(other.item.name)
         if there is None or not there.condition or there.rows > made.rows * 0.5 or there.table.virtual:
             return None
@@ -161,7 +169,7 @@ class Reduction:
         column = f"{quote(table.name)}.{quote(mine.column.name)}"
         theirs = quote(other.column.name)
         name = quote(there.table.name)
-        if there.table.kind is TableKind.REFERENCE or _share_a_shard(table, mine, there.table, other):
+        if there.table.kind is TableKind.REFERENCE or share_a_shard(table, mine, there.table, other):
             made.uses |= there.uses
             return f"{column} IN (SELECT {theirs} FROM main.{name} WHERE {there.condition})"
         if there.rows > MOST_SHARED_ROWS or other.item.name in self._unshared:
@@ -175,7 +183,7 @@ class Reduction:
         for edge, _ in self._edges:
             left, right = edge.left, edge.right
             one, other = self._tables.get(left.item.name), self._tables.get(right.item.name)
-            if one is not None and other is not None and _share_a_shard(one, left, other, right):
+            if one is not None and other is not None and share_a_shard(one, left, other, right):
                 found.append((left.item.name, right.item.name))
         return found
 
@@ -224,7 +232,7 @@ def _is_inside(core: Core, outer: Core) -> bool:
     return False
 
 
-def _share_a_shard(one: Table, mine: Mention, other: Table, theirs: Mention) -> bool:
+def share_a_shard(one: Table, mine: Mention, other: Table, theirs: Mention) -> bool:
     """Tell whether rows that are equal in these columns are sure to be on one shard."""
     if len(one.key_columns) != 1 or not colocated(one, other):
         return False

@@ -296,6 +296,8 @@ def shard_limit(select: Select) -> str:
     if limit.isdigit() and offset.isdigit() and len(limit) < 18 and len(offset) < 18:
         return str(int(limit) + int(offset))
     return (
-        f"CASE WHEN ({limit}) < 0 OR ({limit}) > {_LARGE} OR ({offset}) > {_LARGE} THEN -1 "
+        # Where there is nothing to give, SQLite doesn't look at OFFSET.
+        f"CASE WHEN ({limit}) + 0 = 0 THEN 0 "
+        f"WHEN ({limit}) < 0 OR ({limit}) >= {_LARGE} OR ({offset}) >= {_LARGE} THEN -1 "
         f"ELSE ({limit}) + max(({offset}), 0) END"
     )

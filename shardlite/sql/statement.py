@@ -13,7 +13,7 @@ from shardlite.names import fold
 from shardlite.router.table import Column, Table, TableKind
 from shardlite.sql.cores import Core, change_core, cores_of, known_as
 from shardlite.sql.expand import expand, with_names
-from shardlite.sql.facts import Prepared, Schema, StatementKind
+from shardlite.sql.facts import Columns, Prepare, Prepared, Schema, StatementKind
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.names_in import cte_names, stars_matter
 from shardlite.sql.parse import Parsed, parse
@@ -35,13 +35,17 @@ class Statement:
         self,
         prepared: Prepared,
         schema: Schema,
-        columns: Callable[[str], tuple[str, ...]],
+        columns: Columns,
         rows: Callable[[Table], int] | None = None,
-        prepare: Callable[[str], Prepared] | None = None,
+        prepare: Prepare | None = None,
         *,
         staged: bool = True,
+        inits: frozenset[str] = frozenset(),
     ) -> None:
-        """``staged``: rows that shards share may be brought first, for others to be held against them."""
+        """``staged``: rows that shards share may be brought first, for others to be held against them.
+
+        ``inits``: the tables (folded names) of the shared database that hold results of its subqueries.
+        """
         self.prepared = prepared
         self.schema = schema
         self.columns = columns
@@ -49,7 +53,8 @@ class Statement:
         """About how many rows a table has, over all shards."""
         self.text: Text = tokenize(prepared.sql)
         self.staged = staged
-        self._prepare = prepare
+        self.inits = inits
+        self.prepare = prepare
         self.memory: dict[str, object] = {}
         """What rules have found out and may want again, whatever kinds the tables have."""
         self.whole: Statement = self
@@ -57,25 +62,29 @@ class Statement:
 
     def query(self, sql: str) -> Statement | None:
         """Return a query that is a part of it, as a statement that is answered inside a transaction over the shards."""
-        if self._prepare is None:
+        if self.prepare is None:
             return None
-        return Statement(self._prepare(sql), self.schema, self.columns, self.rows, self._prepare, staged=False)
+        return Statement(self.prepare(sql), self.schema, self.columns, self.rows, self.prepare, staged=False)
 
-    def part(
-        self, sql: str, *, stub: str = "", schema: Schema | None = None, columns: Callable[..., tuple[str, ...]]
-    ) -> Statement | None:
+    def part(self, sql: str, *, stub: str = "", schema: Schema | None = None, columns: Columns) -> Statement | None:
         """Return a query made of its text, whose parameters have their numbers; None where SQLite doesn't take it.
 
         ``stub`` is a WITH that stands for tables that SQLite doesn't know.
         """
-        if self._prepare is None:
+        if self.prepare is None:
             return None
         try:
-            prepared = self._prepare(stub + sql)
+            prepared = self.prepare(stub + sql)
         except Error:
             return None
         made = Statement(
-            replace(prepared, sql=sql), schema or self.schema, columns, self.rows, self._prepare, staged=self.staged
+            replace(prepared, sql=sql),
+            schema or self.schema,
+            columns,
+            self.rows,
+            self.prepare,
+            staged=self.staged,
+            inits=self.inits,
         )
         made.text = renumbered(made.text, self.text)
         made.whole = self.whole
@@ -83,7 +92,9 @@ class Statement:
 
     def as_if(self, schema: Schema) -> Statement:
         """Return the same statement over a schema in which tables are of other kinds."""
-        made = Statement(self.prepared, schema, self.columns, self.rows, self._prepare, staged=self.staged)
+        made = Statement(
+            self.prepared, schema, self.columns, self.rows, self.prepare, staged=self.staged, inits=self.inits
+        )
         made.text, made.whole, made.memory = self.text, self.whole, self.memory
         made.parsed, made.cores, made.named = self.parsed, self.cores, self.named
         return made
@@ -132,7 +143,7 @@ class Statement:
 
         A recursive CTE stays what it is, and then all do.
         """
-        if self.kind is not StatementKind.SELECT or not self.prepared.readonly or self._prepare is None:
+        if self.kind is not StatementKind.SELECT or not self.prepared.readonly or self.prepare is None:
             return None
         found = expand(self.text, self.schema.views, self.columns)
         if found is None or (found.repeated and self._may_vary()):
@@ -147,7 +158,7 @@ class Statement:
         if sql != written and self.names_of(made.sql) != self.names:
             return None
         try:
-            same = self.prepared if found.hinted == self.sql else self._prepare(found.hinted)
+            same = self.prepared if found.hinted == self.sql else self.prepare(found.hinted)
         except Error:
             return None  # an old SQLite doesn't know the hint
         return made if made.prepared.program == same.program else None
@@ -164,13 +175,7 @@ class Statement:
 
     def names_of(self, sql: str) -> tuple[str, ...]:
         """Return a query's column names, also where SQLite refuses the NULLs that stand for its parameters."""
-        text = tokenize(sql)
-        depth, end = 0, len(text.tokens)
-        for position, token in enumerate(text.tokens):
-            depth += (token.key == "(") - (token.key == ")")
-            if token.key == "LIMIT" and depth == 0:
-                end = position
-        return self.columns(sql[: text.tokens[end - 1].end])
+        return self.columns(without_limit(tokenize(sql)))
 
     def _has_parameters_of(self, text: Text) -> bool:
         """Tell whether another text has the same parameters: by name in any order, by number where one has no name."""
@@ -214,6 +219,7 @@ class Statement:
             closed=frozenset[str]().union(*(cte_names(text) for text, _ in texts)),
             unshared=frozenset(behind) | _in_main(self.text) if self.staged else frozenset(schema.tables),
             prefixes=schema.prefixes,
+            inits=self.inits,
         )
 
     @cached_property
@@ -232,7 +238,7 @@ class Statement:
     def tables(self) -> tuple[Table, ...]:
         """All base tables that SQLite reads or writes for it, behind views, triggers and foreign keys too, by name."""
         names = {access.table for access in self.prepared.reads | self.prepared.writes} | self.named
-        found = [self.schema.tables[name] for name in names if name in self.schema.tables]
+        found = [self.schema.tables[name] for name in names - self.inits if name in self.schema.tables]
         return tuple(sorted(found, key=lambda table: fold(table.name)))
 
     @cached_property
@@ -341,6 +347,16 @@ class Statement:
     def mentions(self, word: str) -> bool:
         """Tell whether an unquoted word (upper case) stands in it."""
         return any(token.kind is TokenKind.WORD and token.key == word for token in self.text.tokens)
+
+
+def without_limit(text: Text) -> str:
+    """Return a query's text up to its LIMIT, which SQLite refuses where NULL stands for a parameter."""
+    depth, end = 0, len(text.tokens)
+    for position, token in enumerate(text.tokens):
+        depth += (token.key == "(") - (token.key == ")")
+        if token.key == "LIMIT" and depth == 0:
+            end = position
+    return text.sql[: text.tokens[end - 1].end]
 
 
 def _in_main(text: Text) -> frozenset[str]:

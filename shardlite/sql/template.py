@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Protocol
 
-from shardlite.errors import NotSupportedError
+from shardlite.errors import InternalError, NotSupportedError, RoutingError
+from shardlite.sql.inits import Asked
 from shardlite.sql.order import SortTerm
 from shardlite.sql.pins import Bound, Pin, Point, Values
-from shardlite.sql.plan import LayoutView, Merge, Move, Parameters, Plan, PlanKind, Program, Route
+from shardlite.sql.plan import Init, LayoutView, Merge, Move, Parameters, Plan, PlanKind, Program, Route
 from shardlite.sql.tokens import Constant, Text, tokenize
 
 LARGE_LIMIT = 50_000
@@ -204,6 +205,8 @@ class Source:
     """In the shared database: for how many rows of the table each stands, to SQLite's planner."""
     route: Route | None = None
     """Each row goes to the shard that owns its key, not to all."""
+    computed: bool = False
+    """``sql`` computes its rows."""
 
     def bind(self, text: Text, values: Values, parameters: Parameters, layout: LayoutView) -> Move:
         """Return the move for these parameters."""
@@ -221,6 +224,7 @@ class Source:
             self.whole,
             self.weight,
             self.route,
+            self.computed,
         )
 
 
@@ -234,17 +238,18 @@ def parameters_for(sql: str, text: Text, parameters: Parameters) -> Parameters:
     """Return the parameters for a piece of a text, in which ``?`` stands with its number."""
     if isinstance(parameters, Mapping) or not parameters:
         return parameters
-    count, names = _parameters_of(sql)
-    if text.names:
-        return {name: parameters[index - 1] for name, index in text.names if name in names}
+    count, named = _parameters_of(sql)
+    if named and text.names:
+        numbers = {token.text: token.index for token in text.tokens if token.index}
+        return tuple(parameters[numbers.get(named.get(index, ""), index) - 1] for index in range(1, count + 1))
     return tuple(parameters[:count])
 
 
 @lru_cache(maxsize=1024)
-def _parameters_of(sql: str) -> tuple[int, frozenset[str]]:
-    """Return the largest number of a parameter of a text, and the names of its parameters."""
+def _parameters_of(sql: str) -> tuple[int, Mapping[int, str]]:
+    """Return the largest number of a parameter of a text, and which of them are names, with their marks."""
     piece = tokenize(sql)
-    return piece.parameter_count, frozenset(name for name, _ in piece.names)
+    return piece.parameter_count, {t.index: t.text for t in piece.tokens if t.index and t.text[0] != "?"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +389,8 @@ class PushedDown:
     """An estimate."""
     merged: Merged | None = None
     """How the rows come without a table of the coordinator's."""
+    whole: bool = True
+    """The text itself may run on a shard that has all rows."""
 
     def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
         plan = None
@@ -395,7 +402,7 @@ class PushedDown:
         """Return the plan that puts the shards' parts together at the coordinator, where there are several."""
         values = Values(self.text, parameters)
         move = self.part.bind(self.text, values, parameters, layout)
-        if len(move.shards) == 1 and not self.shared:
+        if len(move.shards) == 1 and not self.shared and self.whole:
             whole = FannedOut(self.text.sql, False, "all its rows are on one shard", self.tables, self.text)
             return whole.over(move.shards, parameters)
         bound = [(one.level, one.bind(self.text, values, parameters, layout)) for one in self.shared]
@@ -411,6 +418,65 @@ class PushedDown:
             returns_rows=True,
             program=Program((move,), (), parameters_for(self.sql, self.text, parameters), shared=stages_of(bound)),
             on_overflow=None if self.otherwise is None else partial(self.otherwise.bind, parameters, layout),
+        )
+
+    def keys(self, parameters: Parameters) -> frozenset[bytes] | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class InitSource:
+    """A subquery that is a statement of its own: see ``Init``."""
+
+    into: str
+    create: str
+    insert: str
+    width: int
+    asked: Asked
+    sql: str
+    """Its text, in which ``?`` stands with its number."""
+    template: Template
+
+    def bind(self, text: Text, parameters: Parameters, layout: LayoutView) -> Init:
+        """Return it for the parameters of the statement around it, whose text is ``text``."""
+        plan = self.template.bind(parameters_for(self.sql, text, parameters), layout)
+        return Init(self.into, self.create, self.insert, self.width, self.asked, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class WithInits:
+    """A query some of whose subqueries are evaluated first; ``outer`` reads their results from the shared database.
+
+    ``otherwise`` is for what fails on the way: one file might never have evaluated it.
+    """
+
+    text: Text
+    inits: tuple[InitSource, ...]
+    outer: PushedDown | Gathered
+    otherwise: Gathered
+    tables: tuple[str, ...]
+    reason: str
+    columns: tuple[str, ...]
+
+    def bind(self, parameters: Parameters, layout: LayoutView) -> Plan:
+        Values(self.text, parameters)  # their number
+        if layout.num_shards == 1:
+            whole = FannedOut(self.text.sql, False, "all its rows are on one shard", self.tables, self.text)
+            return whole.over((0,), parameters)
+        try:
+            inits = tuple(init.bind(self.text, parameters, layout) for init in self.inits)
+            plan = self.outer.bind(parameters_for(self.outer.text.sql, self.text, parameters), layout)
+        except (NotSupportedError, RoutingError):
+            return self.otherwise.bind(parameters, layout)
+        if plan.program is None:
+            raise InternalError("a statement with init plans that runs without a program")
+        return plan._replace(
+            shards=plan.shards or (0,),
+            reason=self.reason,
+            tables=self.tables,
+            columns=self.columns,
+            program=plan.program._replace(inits=inits),
+            on_overflow=partial(self.otherwise.bind, parameters, layout),
         )
 
     def keys(self, parameters: Parameters) -> frozenset[bytes] | None:

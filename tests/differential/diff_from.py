@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from random import Random
 from typing import Any
 
@@ -354,8 +354,10 @@ class Sources:
     # -- subqueries in expressions -------------------------------------------------------------------------------
 
     def _inner_from(self, outer: Sequence[Source]) -> tuple[str, list[Source], str]:
-        """A small FROM, and a condition that ties it to the outer rows, mostly."""
+        """A small FROM, and a condition that ties it to the outer rows; without it where it sees none of them."""
         r = self.r
+        if outer and r.random() < 0.4:
+            outer = ()
         if r.random() < 0.12 and len(outer) < 4:
             text, sources = self.from_clause(outer, most=2)
         else:
@@ -376,7 +378,8 @@ class Sources:
         r = self.r
         with self._inside():
             text, sources, where = self._inner_from(outer)
-            picked = [self.expressions.column(sources).sql for _ in range(width)]
+            made = self.expressions.column if r.random() < 0.7 else partial(self.expressions.value, depth=2)
+            picked = [made(sources).sql for _ in range(width)]
             sql = f"SELECT {r.choice(('', '', 'DISTINCT '))}{', '.join(picked)} FROM {text} WHERE {where}"
             if r.random() < 0.12:
                 sql += self._order_by(sources, sources) if "DISTINCT" not in sql else ""

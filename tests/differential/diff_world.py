@@ -16,8 +16,10 @@ from diff_case import Create, Ddl, Rows, Statement, Step
 from diff_compare import Answer, Row, compare_errors, compare_rows, same_but_for_ids
 
 from shardlite import ShardManager
+from shardlite.config import ShardliteConfig
 from shardlite.driver import sqlite3
 from shardlite.errors import NotSupportedError, WalResetBugWarning
+from shardlite.execute.database import Database
 from shardlite.execute.planners import automatic_indexes_lose
 from shardlite.router.table import TableKind
 from shardlite.sql.plan import PlanKind
@@ -89,14 +91,20 @@ def ask(conn: Any, statement: Statement) -> Answer:
 class World:
     """A plain file in memory and a ShardManager of ``num_shards``. Close it."""
 
-    def __init__(self, num_shards: int) -> None:
+    def __init__(self, num_shards: int, encoding: str = "UTF-8", strategy: Any = None) -> None:
         self.num_shards = num_shards
         self.directory = Path(tempfile.mkdtemp(prefix="shardlite-diff-", dir=MEMORY if MEMORY.is_dir() else None))
         self.plain = sqlite3.connect(":memory:", isolation_level=None)
+        self.plain.execute(f"PRAGMA encoding = '{encoding}'")
         self.plain.execute("PRAGMA foreign_keys = ON")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", WalResetBugWarning)
-            self.manager = ShardManager(num_shards=num_shards, db_dir=self.directory, durability="normal")
+            config = ShardliteConfig(num_shards=num_shards, db_dir=str(self.directory), durability="normal")
+            if encoding != "UTF-8":
+                Database(config, encoding=encoding).close()
+            self.manager = ShardManager(
+                num_shards=num_shards, db_dir=self.directory, durability="normal", strategy=strategy
+            )
         self._readers: list[Any] = []
         self._reads: dict[str, tuple[TableKind, str, str]] = {}
         self._trigger_targets: set[str] = set()
@@ -250,7 +258,7 @@ class World:
             return "rowcount"
         if not same_but_for_ids(plain.rows, ours.rows, ids):
             return "RETURNING rows"
-        inserts = re.match(r"\s*(?:WITH\b.*?\s)?(?<!OR )(INSERT|REPLACE)\b", statement.sql, re.I | re.S)
+        inserts = re.match(r"\s*(?:WITH\b.*?\s)?(?<!OR )(INSERT|REPLACE)\s+(?:OR|INTO)\b", statement.sql, re.I | re.S)
         if ours.lastrowid is not None:
             if not inserts or not plain.changed or plain.lastrowid is None:
                 return "lastrowid (nothing was inserted)"
@@ -284,6 +292,8 @@ class World:
         """For each table its kind, the SELECT of all its content, and the name of the rowid."""
         if not self._reads:
             for name, table in self.manager.tables.items():
+                if table.virtual:
+                    continue  # the tables below it are all that it has
                 columns = [row[1] for row in self.plain.execute(f'PRAGMA table_xinfo("{name}")')]
                 rowid = "NULL" if table.without_rowid or name.lower() in self._trigger_targets else "rowid"
                 listed = ", ".join(f'"{column}"' for column in columns)
@@ -296,12 +306,15 @@ class World:
             for name, (_, sql, _) in self._read_texts().items()
         }
 
-    def content_of_shards(self) -> Contents | str:
-        """Return all rows of all shards, read from the files, or what is wrong with the copies."""
+    def _open_readers(self) -> None:
         if not self._readers:
             for shard in self.manager.shard_ids:
                 path = self.directory / f"shard_{shard}.db"
                 self._readers.append(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
+
+    def content_of_shards(self) -> Contents | str:
+        """Return all rows of all shards, read from the files, or what is wrong with the copies."""
+        self._open_readers()
         found: Contents = {}
         for name, (kind, sql, _) in self._read_texts().items():
             parts = [sorted(reader.execute(sql).fetchall(), key=repr) for reader in self._readers]

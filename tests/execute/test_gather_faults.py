@@ -104,6 +104,7 @@ def test_more_than_the_exchange_holds_comes_through_python(
     expected = wide.execute(sql).fetchall()
     monkeypatch.setattr(exchange, "_LEAST_PAGES", 4)
     monkeypatch.setattr(exchange, "EXCHANGE_BYTES", 4 * 4096)
+    monkeypatch.setattr(exchange, "COMPUTED_BYTES", 4 * 4096)
     streamed: list[bool] = []
     close = exchange.Answer.close
 

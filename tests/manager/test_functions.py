@@ -617,6 +617,14 @@ def test_exceptions_in_functions(both: Both) -> None:
         assert isinstance(info.value, sqlite3.OperationalError)
     both.same_rows("t", "s")
 
+    # Another plan is tried, since the exception may come of sending the rows: the shard is named nevertheless.
+    joined = "SELECT sum(boom(x.n)) FROM t x JOIN other y ON y.id = x.id"
+    manager.create_table("CREATE TABLE other (id INTEGER PRIMARY KEY, n)", shard_key="n")
+    manager.insert_many("other", [{"id": n, "n": n} for n in range(1, 9)])
+    assert manager.explain(joined).kind == "broadcast"
+    with pytest.raises(OperationalError, match=r"user-defined function raised exception \[shard \d+: .*boom\("):
+        manager.execute(joined)
+
     class Bad(Median):
         """Fails at its end."""
 

@@ -161,6 +161,25 @@ def test_right_and_full_joins(make_manager: Make, num_shards: int) -> None:
         compare(manager, plain, sql)
 
 
+@pytest.mark.parametrize("num_shards", [3, 8])
+def test_beside_subqueries_that_are_evaluated_first(make_manager: Make, num_shards: int) -> None:
+    manager = make_manager(num_shards=num_shards)
+    plain = fill(manager)
+    for sql in (
+        "SELECT m.x, count(*), count(s.k) FROM moved m LEFT JOIN stay s ON s.k = m.x "
+        "WHERE m.z > (SELECT avg(z) FROM other) GROUP BY m.x",
+        "SELECT m.id, s.t, (SELECT max(id) FROM other) AS most FROM moved m "
+        "LEFT JOIN stay s ON s.k = m.x AND s.a > 1 ORDER BY m.id LIMIT 50",
+    ):
+        plan = manager.explain(sql)
+        assert plan.kind == PlanKind.REPARTITION, plan
+        assert "init _shardlite_init_0" in str(plan)
+        compare(manager, plain, sql)
+        told = "\n".join(row[3] for row in manager.execute(f"EXPLAIN QUERY PLAN {sql}"))
+        assert "_shardlite_init_0: _shardlite_part" in told, told
+        assert "SHARD 0: moved" in told, told
+
+
 class Picky(ShardingStrategy):
     """Knows small whole numbers only, and fails at everything else in a way of its own."""
 

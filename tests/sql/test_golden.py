@@ -18,7 +18,7 @@ from shardlite.names import fold
 from shardlite.sql.plan import PlanKind
 
 CASES = Path(__file__).parent / "cases"
-FILES = ("plans.json", "selects.json", "changes.json", "push_down.json")
+FILES = ("plans.json", "selects.json", "changes.json", "push_down.json", "init_plans.json")
 PLANS = [case for name in FILES for case in json.loads((CASES / name).read_text(encoding="utf-8"))]
 REFUSALS = json.loads((CASES / "refusals.json").read_text(encoding="utf-8"))
 DIFFERENT_EACH_TIME = ("EXPLAIN", "random()", "'now'", "CURRENT_T")

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
-from shardlite.sql.cores import cores_of
+from shardlite.sql.cores import SHARED, cores_of
 from shardlite.sql.filters import times_named
 from shardlite.sql.names_in import cte_names
-from shardlite.sql.reduction import MOST_SHARED_ROWS, SHARED, Reduction
+from shardlite.sql.reduction import MOST_SHARED_ROWS, Reduction
 from shardlite.sql.rules.gather import gather, source_of
 from shardlite.sql.rules.push_down import push_down
 from shardlite.sql.statement import Statement
@@ -64,7 +64,9 @@ def anchors(reduction: Reduction, spread: Sequence[Table]) -> list[tuple[Table, 
 
 
 def _cost(reduction: Reduction, spread: Sequence[Table], stay: Sequence[Table]) -> float:
-    return sum(reduction.needed[fold(table.name)].rows for table in spread if table not in stay)
+    sent = {fold(table.name) for table in spread if table not in stay}
+    # What their conditions look at is sent as well, be it of a table that stays.
+    return sum(reduction.needed[name].rows for name in reduction.with_used(sent))
 
 
 def _pushed(statement: Statement, reduction: Reduction, sent: Sequence[Table]) -> PushedDown | None:

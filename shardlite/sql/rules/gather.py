@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 from shardlite.errors import NotSupportedError
 from shardlite.names import fold, quote
-from shardlite.router.keys import KeyType
+from shardlite.router.keys import Affinity, KeyType
 from shardlite.router.table import Table, TableKind
+from shardlite.sql.cores import SHARED
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.found_rows import found_rows
 from shardlite.sql.functions import PAST
 from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Pin, pin_of
 from shardlite.sql.plan import PlanKind, Route
-from shardlite.sql.reduction import OWNED, SHARED, Needed
+from shardlite.sql.reduction import OWNED, Needed
 from shardlite.sql.rules.common import analysed
 from shardlite.sql.shard_schema import unseen_uniqueness
 from shardlite.sql.statement import Statement
@@ -234,8 +235,14 @@ def _indexes(statement: Statement, table: Table, schema: str, selected: Sequence
 
 
 def _may_count_once(table: Table, wanted: frozenset[str] | None) -> bool:
-    """Tell whether rows may be told apart by the columns wanted alone, and may be equal in them."""
+    """Tell whether rows may be told apart by the columns wanted alone, and may be equal in them.
+
+    What DISTINCT takes for equal has to be the same to any expression: not 'a' and 'A' under NOCASE, nor 1 and 1.0.
+    """
     if not wanted or table.without_rowid or wanted & ROWIDS:
+        return False
+    columns = [column for column in table.columns if fold(column.name) in wanted]
+    if any(column.affinity is Affinity.BLOB or fold(column.collation) != "binary" for column in columns):
         return False
     return table.rowid_alias is None or fold(table.rowid_alias) not in wanted
 
@@ -264,6 +271,9 @@ def _pins(statement: Statement, table: Table) -> tuple[Pin, ...]:
     if scopes is None or not table.sharded or not analysed(statement):
         return ()
     if any(access.table == name and access.via in statement.schema.views for access in statement.prepared.reads):
+        return ()
+    # SQLite doesn't report a table of which a view reads nothing but what USING compares.
+    if any(item.name == name for _, cores in statement.texts[1:] for core in cores for item in core.items):
         return ()
     pins = [pin_of(scopes, reference) for reference in scopes.references if reference.table is table]
     found = [pin for pin in pins if pin is not None]

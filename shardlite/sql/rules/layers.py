@@ -7,16 +7,16 @@ looked at with the name of such a table in the subquery's place, and the text is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shardlite.names import fold, quote
 from shardlite.router.table import Table, TableKind
 from shardlite.sql.clauses import Unsure, read_select
 from shardlite.sql.compound import Arm, Compound
-from shardlite.sql.cores import Core, Item
+from shardlite.sql.cores import Core, Item, top_positions
 from shardlite.sql.derived import derived_columns, derived_key, derived_table
-from shardlite.sql.facts import Schema
+from shardlite.sql.facts import Columns, Schema
 from shardlite.sql.locality import calls_aggregate, holds_key
 from shardlite.sql.names_in import ROWIDS
 from shardlite.sql.pins import Pin, pin_of
@@ -106,8 +106,8 @@ def layers_of(statement: Statement) -> Layers | None:
     return layers
 
 
-def _columns(columns: Callable[[str], tuple[str, ...]], layers: Layers) -> Callable[[str], tuple[str, ...]]:
-    return lambda sql: columns(layers.put_back(sql))
+def _columns(columns: Columns, layers: Layers) -> Columns:
+    return lambda sql, beside=(): columns(layers.put_back(sql), beside)
 
 
 def layered_pins(statement: Statement) -> tuple[Pin, ...] | None:
@@ -269,7 +269,7 @@ def _is_alone(cores: Sequence[Core], core: Core) -> bool:
 def _sorts_anew(text: Text, core: Core) -> bool:
     """Tell whether an outermost SELECT joins its sources, sorts its rows or only adds them up."""
     tokens, end = text.tokens, core.span.end
-    if core.parent is not None:
+    if core.span.start not in frozenset(top_positions(tokens)):
         return False
     called = {token.name for at, token in _words(text) if calls_aggregate(tokens, at)}
     if not called <= COMBINED:

@@ -168,6 +168,7 @@ def _split(
         texts.shard + texts.shard_limit,
         True,
         pins,
+        computed=True,
     )
     return PushedDown(
         texts.final + texts.final_limit,

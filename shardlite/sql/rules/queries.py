@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shardlite.router.table import TableKind
 from shardlite.sql.clauses import Select, Sources, Unsure, read_select
-from shardlite.sql.cores import Core, Span
+from shardlite.sql.cores import Core, Span, top_positions
 from shardlite.sql.functions import AGGREGATES, WINDOWS, not_shardable
 from shardlite.sql.locality import (
     calls_aggregate,
@@ -57,7 +57,8 @@ def queries_of(statement: Statement) -> list[Query]:
     if statement.schema.functions.names & _OWN:
         raise Unsure("a function of the user's own by the name of one that is taken apart here")
     cores = statement.cores
-    outer = [core for core in cores if core.parent is None]
+    plain = frozenset(top_positions(text.tokens))
+    outer = [core for core in cores if core.span.start in plain]
     roots = [scope for scope in scopes.scopes if scope.parent is None]
     if not outer or len(cores) != len(scopes.scopes) or len(outer) != len(roots):
         raise Unsure("a query in an unusual place")
@@ -75,6 +76,8 @@ def _query(statement: Statement, core: Core, scope: Scope, end: int) -> Query:
     select = read_select(text, core, end)
     sources = Sources(text, core, scope.sources)
     inner = inside(statement.cores, core)
+    # Those of ORDER BY stand behind it.
+    inner += [each for each in statement.cores if each.parent is None and core.span.end < each.span.start < end]
     if inner:
         require_local_subqueries(text, inner, scopes, core, scope, sources)
     grouped = _is_grouped(select, inner)
