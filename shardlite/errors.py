@@ -67,6 +67,9 @@ class ShardUnavailableError(OperationalError):
 class TransactionInDoubtError(OperationalError):
     """Some shards of a decided transaction could not confirm their commit."""
 
+    txid: str | None = None
+    """The transaction, where it has a record."""
+
 
 class RoutingError(ProgrammingError):
     """The key is missing, of the wrong type, or contradicts the row or the statement."""

@@ -37,6 +37,7 @@ FILE_READERS = {
     "config": "configuration files",
     "connection.wal": "-wal files, on which SQLite holds no lock",
     "router.fence": "its own file, which is memory-mapped",
+    "transaction.file_layer": "commit logs, which are no databases, and the directory itself, to sync it",
     "execute.files": "the directory itself, to sync it",
     "topology.text_rows": "CSV and NDJSON sources",
     "topology.source": "the first bytes of an import source, before any connection to it",
