@@ -465,7 +465,9 @@ class WithInits:
             return whole.over((0,), parameters)
         try:
             inits = tuple(init.bind(self.text, parameters, layout) for init in self.inits)
-            plan = self.outer.bind(parameters_for(self.outer.text.sql, self.text, parameters), layout)
+            # Named parameters have there the numbers that they have in the whole text.
+            given = parameters if isinstance(parameters, Mapping) else parameters[: self.outer.text.parameter_count]
+            plan = self.outer.bind(given, layout)
         except (NotSupportedError, RoutingError):
             return self.otherwise.bind(parameters, layout)
         if plan.program is None:

@@ -130,6 +130,8 @@ FIRST: list[tuple[str, Any]] = [
     ("SELECT id FROM t WHERE id <> ?2 AND a < (SELECT max(i) FROM u WHERE k < ?1 OR k = ?2) ORDER BY id", (5, 9)),
     ("SELECT id FROM t WHERE a > :low AND a < (SELECT max(i) - :by FROM u) ORDER BY id", {"low": 1, "by": 2}),
     ("SELECT id FROM t WHERE a < (SELECT max(i) - @by FROM u) AND a > @low ORDER BY id", (2, 1)),
+    ("SELECT id FROM t WHERE a > @low AND a < (SELECT max(i) - @by FROM u) AND b <> @low ORDER BY id", (1, 2)),
+    ("SELECT id + $x FROM t WHERE a < (SELECT max(i) - :by FROM u) AND a > @low ORDER BY id + $x", (3, 2, 1)),
     ("SELECT id FROM t WHERE a IN (SELECT i FROM u ORDER BY i LIMIT ?) ORDER BY id LIMIT ? OFFSET ?", (9, 4, 1)),
     # nested
     ("SELECT id FROM t WHERE a > (SELECT avg(i) FROM u WHERE i < (SELECT max(a) FROM t)) ORDER BY id", ()),
