@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,9 +20,11 @@ from shardlite.sql.plan import Move
 
 FEW = 150
 """Rows that come through Python: up to here attaching a database costs more than it saves."""
+DEAR_S = 0.03
+"""Rows that took so long to compute aren't computed once more to come by a database, unless they are many."""
 FEW_COMPUTED = 5_000
 COMPUTED_BYTES = 4 << 20
-"""The same, and about how large they may be, for rows that are computed: beyond, they are computed once more."""
+"""Up to here, and about so large, such rows come through Python, which takes about 2 us for each."""
 EXCHANGE_BYTES = 64 << 20
 """What the exchange databases of all shards may hold together, for one statement."""
 SHARED_BYTES = 256 << 20
@@ -102,11 +105,13 @@ class Answer:
     def _ask(self, move: Move) -> list[Any] | None:
         """Read a shard's rows; None where they are many or hold text that is no Unicode, which Python can't carry."""
         asked = FEW + 1
+        started = time.monotonic()
         try:
             cursor = self.session.stream(move.sql, move.parameters)
             try:
                 rows = cursor.fetchmany(asked)
-                if move.computed and len(rows) == asked:
+                dear = move.computed and time.monotonic() - started > DEAR_S
+                if dear and len(rows) == asked:
                     more = _fitting(rows)
                     rows += cursor.fetchmany(more)
                     asked += more
