@@ -10,6 +10,7 @@ from shardlite.errors import NotSupportedError
 from shardlite.names import fold
 from shardlite.router.keys import Affinity, apply_affinity
 from shardlite.router.table import Table, TableKind
+from shardlite.sql.ddl import conflict_clauses
 from shardlite.sql.facts import StatementKind
 from shardlite.sql.functions import CLOCK, DATES, tells_the_time
 from shardlite.sql.insert import GENERATED, Insertion, Row, take_apart
@@ -71,7 +72,12 @@ def _insert(statement: Statement) -> Template:
     refuse_key_changes(statement)
     if pieces.conflict in ("IGNORE", "REPLACE"):
         refuse_tolerance_in_triggers(statement, f"OR {pieces.conflict}")
-    ignoring = next((name for name in firing(statement, target) if ignores_rows(statement.schema.triggers[name])), None)
+    ignoring = next(
+        (f"the trigger {name}" for name in firing(statement, target) if ignores_rows(statement.schema.triggers[name])),
+        None,
+    )
+    if any(clause.action in _TOLERANT for clause in conflict_clauses(statement.schema.ddl.get(fold(target.name), ""))):
+        ignoring = ignoring or "ON CONFLICT in the definition"
     explicit_id_conflict = _check_conflicts(target, pieces, ignoring)
     several = _several_keys(statement, target)
     return InsertTemplate(
@@ -89,12 +95,12 @@ def _insert(statement: Statement) -> Template:
 def _check_conflicts(table: Table, pieces: Insertion, ignoring: str | None) -> str | None:
     """Refuse a tolerated conflict that may lie on another shard; return the refusal for a stated id.
 
-    ``ignoring`` is a trigger that may leave a row out before its id is looked at.
+    ``ignoring`` is what may leave a row out before its id is looked at.
     """
     if pieces.conflict not in _TOLERANT:
         if ignoring is None or unlocal_uniqueness(table) is None:
             return None
-        return f"INSERT INTO {table.name} with an id, whose row the trigger {ignoring} may leave out"
+        return f"INSERT INTO {table.name} with an id, whose row {ignoring} may leave out"
     unlocal = unlocal_uniqueness(table)
     if unlocal is None:
         if not pieces.takes_id or table.rowid_alias is not None:
